@@ -187,7 +187,7 @@ class RecordNode(Node):
                     self._waiting_bytes -= size
             try:
                 # The next message, which would flush this one, may come hours later.
-                self._writer.flush_if_due() if is_idle else call(*arguments)
+                self._writer.flush_waiting() if is_idle else call(*arguments)
             except Exception as error:  # any error must end the recording, not this thread only
                 line = f"recording '{self.config.out}' stopped: {type(error).__name__}: {error}"
                 self.error = error if isinstance(error, ActrecError) else DeviceError(line)

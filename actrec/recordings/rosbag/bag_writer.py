@@ -121,8 +121,8 @@ class BagWriter(AbstractContextManager["BagWriter", None]):
         except OSError as error:
             self._abort(error)
 
-    def flush_if_due(self) -> None:
-        """Flush, if there are messages since the last time; raise DeviceError as `write`."""
+    def flush_waiting(self) -> None:
+        """Flush the messages since the last time, if there are any; raise DeviceError as `write`."""
         storage: Any = self._writer.storage
         try:
             if self._open and storage.chunk.msgs:

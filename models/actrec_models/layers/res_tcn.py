@@ -162,8 +162,8 @@ def informativeness(layers: list[Tensor], layer: str, x0: Tensor) -> Tensor:
     x = torch.stack(layers[:BOTTOM]).sum(dim=0) if layer == "sum" else layers[int(layer) - 1]
     rows = x.sum(dim=1)  # (N, 3·K): over j
     score = rows.reshape(rows.shape[0], -1, PLANES).sum(dim=2)  # (N, K): over i = 3k … 3k + 2
-    is_there = x0.reshape(x0.shape[0], -1, PLANES * x0.shape[2]).abs().amax(dim=2) > 0
+    detected = x0.reshape(x0.shape[0], -1, PLANES * x0.shape[2]).abs().amax(dim=2) > 0
     low, high = score.amin(dim=1, keepdim=True), score.amax(dim=1, keepdim=True)
-    lowest = torch.where(is_there, score, high).amin(dim=1, keepdim=True)
-    highest = torch.where(is_there, score, low).amax(dim=1, keepdim=True)
+    lowest = torch.where(detected, score, high).amin(dim=1, keepdim=True)
+    highest = torch.where(detected, score, low).amax(dim=1, keepdim=True)
     return ((score - lowest) / ((highest - lowest).clamp(min=0) + 1e-5)).clamp(0, 1)

@@ -312,9 +312,7 @@ class FrameNode(ActrecNode[ConfigT]):
                 if self.idle:
                     try:
                         self.subscribe()
-                    except (
-                        Exception
-                    ) as error:  # such as a new setting that lacks its library: the next call tries again
+                    except Exception as error:  # such as a setting without its library: the next call tries again
                         self.unsubscribe()
                         self.fail(error)
                         return

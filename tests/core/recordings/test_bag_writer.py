@@ -349,14 +349,14 @@ def test_bag_writer_full_disk_whose_buffer_cannot_be_closed_names_the_remedy(tmp
     monkeypatch.setattr(bag, "flush", full)
     monkeypatch.setattr(bag._writer, "abort", full)
     with pytest.raises(DeviceError, match="after 1 messages: No space left on device; free space, then recover"):
-        bag.flush_if_due()
+        bag.flush_waiting()
     bag.close()
 
 
 def test_bag_writer_messages_are_flushed_though_no_others_follow(tmp_path):
     with BagWriter(tmp_path / "b") as bag:
         bag.write_bodies("/skeletons", 1, "camera", [])
-        bag.flush_if_due()
+        bag.flush_waiting()
         shutil.copytree(tmp_path / "b", tmp_path / "killed")
     assert recover(tmp_path / "killed", tmp_path / "saved") == {"/skeletons": 1}
 

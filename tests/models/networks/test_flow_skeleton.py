@@ -153,27 +153,27 @@ def test_informativeness_equals_equation_2(layer):
     x0 = torch.ones(2, 150, 10)
     x0[1, 75:] = 0  # one person
     found = informativeness(layers, layer, x0).numpy()
-    for n, there in ((0, range(50)), (1, range(25))):
+    for n, detected in ((0, range(50)), (1, range(25))):
         score = np.zeros(50)
         for k in range(50):
             for i in range(3 * k, 3 * k + 3):
                 for j in range(8):
                     chosen = range(4) if layer == "sum" else [int(layer) - 1]
                     score[k] += sum(float(layers[at][n, j, i]) for at in chosen)
-        low, high = min(score[k] for k in there), max(score[k] for k in there)
+        low, high = min(score[k] for k in detected), max(score[k] for k in detected)
         np.testing.assert_allclose(found[n], np.clip((score - low) / (high - low), 0, 1), atol=1e-4)
-        assert found[n][there].min() == 0 and found[n][there].max() == pytest.approx(1, abs=1e-4)
+        assert found[n][detected].min() == 0 and found[n][detected].max() == pytest.approx(1, abs=1e-4)
     assert found.shape == (2, 50)
 
 
 def test_informativeness_equal_joints_gives_zero():
     for x0 in (torch.ones(1, 75, 10), torch.zeros(1, 75, 10)):
         assert (informativeness([torch.ones(1, 4, 75)] * 4, "sum", x0) == 0).all()
-    assert (informativeness([torch.randn(1, 4, 75)] * 4, "sum", torch.zeros(1, 75, 10)) == 0).all(), "nobody"
+    assert (informativeness([torch.randn(1, 4, 75)] * 4, "sum", torch.zeros(1, 75, 10)) == 0).all(), "no joint"
 
 
 def test_two_branches_have_dropout_after_the_last_activations():
-    """And Res-TCN as published has none there."""
+    """Res-TCN as published has none before its average pooling."""
     model = TwoBranches(150, 40, width=4)
     pools = [each for each in model.modules() if isinstance(each, Pooling)]
     assert [pool.dropout.p for pool in pools] == [0.5, 0.5]
@@ -181,10 +181,10 @@ def test_two_branches_have_dropout_after_the_last_activations():
 
 
 def test_c3d_pool5_has_the_windows_of_caffe():
-    """They begin at the first row; a window that is half outside covers the last."""
+    """The first begins at the first row; the last lies half outside."""
     pool = C3d(3, width=4, fc=8).pool5
     x = torch.arange(49.0).reshape(1, 1, 1, 7, 7).expand(1, 1, 2, 7, 7)
-    rows = [max(i, 0) for i in (1, 3, 5, 6)]
+    rows = (1, 3, 5, 6)  # of the largest values
     torch.testing.assert_close(pool(x)[0, 0, 0], torch.tensor([[7.0 * r + c for c in rows] for r in rows]))
 
 
