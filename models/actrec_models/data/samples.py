@@ -231,7 +231,7 @@ class Samples(Dataset[Sample]):
             stamps = data_augmentation.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
         else:
             stamps = data_augmentation.vary_speed(clip, place[0], options, rng)
-        mirror = options.mirror and crops.may_mirror(self._read(self.specs))
+        mirror = options.mirror and crops.may_mirror(_read(self.specs, self.made))
         specs = crops.jittered(scene_flow.jittered(self.specs, rng), rng, mirror)
         specs = skeleton.drawn(specs, rng) if self.any_clip else specs
         start = self._start(rng) if place is None else place[1]
@@ -302,10 +302,7 @@ class Samples(Dataset[Sample]):
     def _of_clip(
         self, clip: features.Clip, specs: list[InputSpec], start: int, around: features.Clip | None = None
     ) -> dict[str, np.ndarray]:
-        return window_inputs(clip, self._read(specs), self.window, [start], around)[0]
-
-    def _read(self, specs: list[InputSpec]) -> list[InputSpec]:
-        return [spec for spec in specs if self.made is None or spec.name in self.made]
+        return window_inputs(clip, _read(specs, self.made), self.window, [start], around)[0]
 
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts
@@ -386,6 +383,11 @@ def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: Rec
         )  # fmt: skip
 
 
+def _read(specs: list[InputSpec], made: Collection[str] | None) -> list[InputSpec]:
+    """Return the inputs to compute: the ones whose names are in `made`, or all."""
+    return [spec for spec in specs if made is None or spec.name in made]
+
+
 def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
     """Return the playback speed of varied stamps [frames] relative to the ones that evaluation takes."""
     span = float(recorded[-1] - recorded[0])
@@ -411,8 +413,7 @@ def check_streams(
     if recipe.outliers and not bodies_alone:
         raise ConfigError(f"outliers are synthetic skeletons, but {recipe.model} takes more: set outliers to 0")
     sided = [f"'{name}'" for name in clips.classes if data_augmentation.names_side(name)]
-    read = [spec for spec in specs if made is None or spec.name in made]
-    mirrors = (bodies_alone and clips.layout != "hand_22") or crops.may_mirror(read)
+    mirrors = (bodies_alone and clips.layout != "hand_22") or crops.may_mirror(_read(specs, made))
     if sided and mirrors and recipe.augment and augmentation.mirror:
         names = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")
         logger.warning("half of the clips are mirrored, but %s name a side: set mirror of augmentation to false", names)

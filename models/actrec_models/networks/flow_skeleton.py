@@ -15,7 +15,7 @@ Readings, choices where the paper is silent or ambiguous:
 - **Overlaps in Eq. 5.** Mean score of all joints whose areas hold the pixel, at every depth (the text mentions deeper
   layers).
 - **X in Eq. 2.** X^(l) of Eq. 1, the sum before batch norm and ReLU. "Sum" adds X^(1) to X^(4), then normalizes
-  linearly: the scores of the joints that are there to 0 … 1, all 0 if equal. An absent body has no part in it.
+  linearly: the scores of the detected joints to 0 … 1, all 0 if equal. An absent body has no part in it.
 - **BJCN-1 to 4.** The first convolution and the three residual units before the first stride (64 ×4 in Res-TCN's
   code), after which rows are no longer joints.
 - **Strides.** As Res-TCN's code: the strided unit's convolution has the stride, a size-1 convolution carries the
