@@ -128,7 +128,7 @@ class Body:
         layout: Name of a layout in `actrec.skeleton.layouts`.
         positions: [V, 3] float32 m in the optical frame, NaN if missing.
         pixels: [V, 2] float32 (u, v), NaN if missing.
-        scores: [V] float32 in 0..1.
+        scores: [V] float32 in 0..1; 0 for a joint beyond the left or right edge of the upright image, if not all are 0.
     """
 
     body_id: str

@@ -260,7 +260,9 @@ class BodyPerception(_Perception):
         positions = with_whole_legs(lifted.positions, found, frame)
         positions, scores = convert(positions, lifted.scores, found.layout, CANONICAL)
         pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)
-        return Body("", CANONICAL, positions, pixels, scores)
+        # Whoever enters or leaves is guessed beyond the edge. At the bottom, legs are often out of view for long.
+        beyond_side = (pixels[:, 0] < 0) | (pixels[:, 0] > frame.intrinsics.width - 1)
+        return Body("", CANONICAL, positions, pixels, np.where(beyond_side, np.float32(0), scores))
 
 
 FEET = ("ankle", "heel", "foot_index")

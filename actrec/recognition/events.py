@@ -80,7 +80,10 @@ class ActionEvent:
 
 
 class Rest:
-    """Motion of a person: the speed of the fastest joints, compared with their highest one shortly before."""
+    """Motion of a person: the speed of the fastest joints, compared with their highest one shortly before.
+
+    Speeds are relative to the median joint's, so that a camera on a robot that drives or turns does not move people.
+    """
 
     STEP_S = 0.15  # joints of frames at least this far apart are compared, because of their noise
     FASTEST = 4  # joints whose mean speed is the person's
@@ -97,8 +100,9 @@ class Rest:
         if len(self._joints) and elapsed_s < self.STEP_S:
             return
         if len(self._joints):
-            steps = np.linalg.norm(joints - self._joints, axis=-1)
-            steps = np.sort(steps[np.isfinite(steps)])[-self.FASTEST :]
+            moves = joints - self._joints
+            moves = moves[np.isfinite(moves).all(axis=-1)]
+            steps = np.sort(np.linalg.norm(moves - middle(moves), axis=-1))[-self.FASTEST :]
             speed = float(steps.mean()) / elapsed_s if len(steps) == self.FASTEST else math.inf
             highest = self._highest * math.exp(-elapsed_s / self.FORGET_S)
             self._highest = max(highest, speed) if math.isfinite(speed) else highest
@@ -125,6 +129,7 @@ class _State:
     rest: Rest = field(default_factory=Rest)
     rested: int = -1  # class of the motion that rest has ended, while its average stays above `end`
     resumed_ns: int = -1  # stamp from which on the person moves again
+    given_by: str = ""  # the id that the present event's body had before, if that may have been another person
     joints: np.ndarray = field(default_factory=lambda: np.full((1, 3), np.nan))  # [N, 3] m, the last known ones
 
 
@@ -157,7 +162,13 @@ class EventDetector:
         self.next_id = first_id
 
     def update(
-        self, body_id: str, stamp_ns: int, probabilities: np.ndarray | None, joints: np.ndarray, tracked_s: float
+        self,
+        body_id: str,
+        stamp_ns: int,
+        probabilities: np.ndarray | None,
+        joints: np.ndarray,
+        tracked_s: float,
+        in_view: float | None = None,
     ) -> list[ActionEvent]:
         """Add the probabilities of a body's newest window.
 
@@ -167,6 +178,7 @@ class EventDetector:
             probabilities: [classes]; their sum may be below 1. NaN, and None without a prediction, is no evidence.
             joints: [V, 3] m in the optical frame, the newest ones; NaN if missing.
             tracked_s: Time since the body's window began, s, at most the window's length.
+            in_view: Share of the joints that are in view; None for the share that is not NaN.
         """
         none = np.zeros(len(self._package.labels))
         now = none if probabilities is None else np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
@@ -182,7 +194,7 @@ class EventDetector:
         if seen.any():
             state.joints = joints[seen]
         is_known = tracked_s >= self._evidence_s - 1e-6
-        begins = is_known and seen.mean() >= self.config.min_joints
+        begins = is_known and (seen.mean() if in_view is None else in_view) >= self.config.min_joints
         return [*self._continue(state, is_known), *(self._start(body_id, state) if begins else [])]
 
     def present(self, body_id: str) -> tuple[np.ndarray, ActionEvent | None]:
@@ -224,10 +236,21 @@ class EventDetector:
         }
         nearest = min(distances, key=lambda other: distances[other], default="")
         if nearest and distances[nearest] <= SAME_PLACE_M:
-            state = self._states[body_id] = self._states.pop(nearest)
-            assert state.event is not None
-            state.event = dataclasses.replace(state.event, body_id=body_id)
-            self.restart([body_id])
+            self._give(nearest, body_id)
+            self._states[body_id].given_by = nearest
+
+    def give_back(self, found: Collection[str]) -> None:
+        """Give an event back to the body that had it before `rename`, if it is among those found again."""
+        for body_id, state in list(self._states.items()):
+            if state.event is not None and state.given_by in found:
+                self._give(body_id, state.given_by)
+
+    def _give(self, body_id: str, other: str) -> None:
+        """Move the state of a body, with its event, to another."""
+        state = self._states[other] = self._states.pop(body_id)
+        assert state.event is not None
+        state.event, state.given_by = dataclasses.replace(state.event, body_id=other), ""
+        self.restart([other])
 
     def _continue(self, state: _State, is_known: bool) -> list[ActionEvent]:
         """Extend the present event of a body, or end it; with a window that restarted, only after some more time."""
@@ -263,6 +286,7 @@ class EventDetector:
             held &= 0 <= state.resumed_ns <= state.stamp_ns - AGAIN_S * NANOSECONDS + 1
         if not held or (state.event is not None and state.above_ns[state.event.class_id] >= 0):
             return []
+        start_ns = max(int(state.since_ns[best]), state.resumed_ns if best == state.rested else 0)
         state.rested = -1
         ended = self._ended(state, state.stamp_ns)
         state.event = ActionEvent(
@@ -272,7 +296,7 @@ class EventDetector:
             self._package.labels[best],
             best,
             float(state.average[best]),
-            int(state.since_ns[best]),
+            start_ns,
             state.stamp_ns,
             state.stamp_ns,
             middle(state.joints),
@@ -282,13 +306,13 @@ class EventDetector:
         return [*ended, state.event]
 
     def _ended(self, state: _State, stamp_ns: int) -> list[ActionEvent]:
-        event, state.event = state.event, None
+        event, state.event, state.given_by = state.event, None, ""
         if event is None:
             return []
         return [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns, position=middle(state.joints))]
 
 
 def middle(joints: np.ndarray) -> tuple[float, float, float]:
-    """Return the median of known joints [N, 3], m."""
-    x, y, z = np.median(joints, axis=0)
+    """Return the median of known joints [N, 3], m; NaN of none."""
+    x, y, z = np.median(joints, axis=0) if len(joints) else (math.nan,) * 3
     return float(x), float(y), float(z)

@@ -16,6 +16,7 @@ from actrec.recognition.events import ActionEvent, EventDetector, middle
 from actrec.recognition.predictions import ActionPrediction
 from actrec.recognition.recognition_config import RecognitionConfig
 from actrec.recognition.tracks import (
+    ANOTHER,
     STREAM_NAMES,
     BodyJoints,
     BodyTrack,
@@ -250,8 +251,7 @@ class ActionRecognizer:
         limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
         self._tracks = {b: t for b, t in self._tracks.items() if b in found or t.last_seen_ns > limit}
         self._update_tracks(stamp_ns, found, up)
-        seen = {body_id: found[body_id].positions for body_id in self._tracks if body_id in found}
-        self._pending = PendingFrame(stamp_ns, seen, not found)
+        self._pending = PendingFrame(stamp_ns, {b: found[b] for b in self._tracks if b in found}, not found)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         ended = [body_id for body_id in before if body_id not in self._tracks]
         self._events += [event for body_id in ended for event in self._detector.end(body_id, stamp_ns)]
@@ -285,6 +285,7 @@ class ActionRecognizer:
         return (positions @ gravity.rotation_between(up, self._buffers.up).T).astype(np.float32)
 
     def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints], up: np.ndarray | None) -> None:
+        self._detector.give_back(found.keys() & self._tracks.keys())
         new = [body_id for body_id in found if body_id not in self._tracks]
         new.sort(key=lambda body_id: float(np.nanmedian(found[body_id].positions[:, 2])))
         room = max(self.config.max_bodies - len(self._tracks), 0)
@@ -294,11 +295,12 @@ class ActionRecognizer:
             self._tracks[body_id] = self._inputs.new_track()
         for body_id, track in self._tracks.items():
             if body_id in found:
-                if track.window.add(stamp_ns, self._steady(found[body_id].positions, up)):
+                restarted = track.add(stamp_ns, self._steady(found[body_id].positions, up), self._inputs)
+                if restarted == ANOTHER:
+                    self._events += self._detector.end(body_id, stamp_ns)
+                if restarted:
                     self.counts.restarts += 1
-                    self._inputs.restart(track)
                     self._detector.restart([body_id])
-                track.last_seen_ns = stamp_ns
         self._buffers.newest_ns["bodies"] = stamp_ns
         self._buffers.skeletons.add(stamp_ns, (dict(found), up))
         self._add_points(stamp_ns, {body_id: {"pixels": joints.pixels} for body_id, joints in found.items()})
@@ -367,8 +369,8 @@ class ActionRecognizer:
             session = self._session
             predictions, ready = self._select(frame)
             tracks = [self._tracks[body_id] for body_id in ready]
-            every_s = self.config.interval_s
-            windows = due_windows(ready, frame.stamp_ns, every_s, self._tracks, self._buffers, self._inputs)
+            of_all = self._tracks, self._buffers, self._inputs
+            windows = due_windows(ready, frame.stamp_ns, self.config.interval_s, *of_all)
         try:
             results = clip_scores.predict(session, windows)
         except Exception:  # no evidence: present events end while the network fails
@@ -396,7 +398,7 @@ class ActionRecognizer:
 
     def _located(self, prediction: ActionPrediction, frame: PendingFrame) -> ActionPrediction:
         """Return a prediction with the place of its body, and for how long the body has had this label."""
-        joints, track = frame.joints[prediction.body_id], self._tracks.get(prediction.body_id)
+        joints, track = frame.joints[prediction.body_id].positions, self._tracks.get(prediction.body_id)
         place = middle(joints[np.isfinite(joints).all(axis=-1)])
         if track is None:  # it has ended in the meantime
             return dataclasses.replace(prediction, position=place)
@@ -454,9 +456,9 @@ class ActionRecognizer:
         return Prediction(*best, average, result.labels)
 
     def _add_evidence(self, body_id: str, frame: PendingFrame, probabilities: np.ndarray | None) -> None:
-        tracked_s = self._tracks[body_id].window.duration_s
-        found = self._detector.update(body_id, frame.stamp_ns, probabilities, frame.joints[body_id], tracked_s)
-        self._events += found
+        joints, tracked_s = frame.joints[body_id], self._tracks[body_id].window.duration_s
+        about = joints.positions, tracked_s, joints.in_view
+        self._events += self._detector.update(body_id, frame.stamp_ns, probabilities, *about)
 
     def _skip_pending(self) -> None:
         if self._pending is not None:

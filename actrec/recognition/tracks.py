@@ -17,6 +17,7 @@ from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
 from actrec.inference import zoo
 from actrec.inference.session import Session, body_layout, frame_inputs
 from actrec.recognition.clip_scores import BodyWindow, ClipScores
+from actrec.recognition.events import middle
 from actrec.scene_flow import identity
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import CANONICAL, HANDS, convert
@@ -31,6 +32,12 @@ BUFFER_S = 1.0
 
 FARTHEST_M = 1000.0
 """Largest coordinate of a joint; beyond it positions are wrong, or in mm."""
+
+GAP, ANOTHER = "gap", "another"
+"""Why a window restarts: the stamps have a gap or jump back, or the joints are of another person."""
+
+FARTHEST_STEP_M, FASTEST_M_S = 1.5, 8.0
+"""Farther apart from frame to frame, by errors of depth and by speed, joints are not of one person."""
 
 MAX_LEAD_S = 60.0
 """Other streams may be ahead of the skeletons by the latency of perception; if by more, their stamps are wrong."""
@@ -61,6 +68,7 @@ class BodyJoints(NamedTuple):
 
     positions: np.ndarray  # [V, 3] m
     pixels: np.ndarray | None = None  # [V, 2] px in the color image; None if the model does not need them
+    in_view: float = 1.0  # share of the layout's joints that are known, with a score above 0
 
 
 def joints_by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dict[str, BodyJoints]:
@@ -82,8 +90,18 @@ def joints_by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False)
             raise InputError(f"two bodies of one frame have the id '{body_id}': give each body its own id")
         positions = _converted(body, body_id, "positions", layout)
         if not np.isnan(positions).any(axis=-1).all():
-            found[body_id] = BodyJoints(positions, _converted(body, body_id, "pixels", layout) if with_pixels else None)
+            pixels = _converted(body, body_id, "pixels", layout) if with_pixels else None
+            found[body_id] = BodyJoints(positions, pixels, _in_view(body, positions, layout))
     return found
+
+
+def _in_view(body: Body, positions: np.ndarray, layout: str) -> float:
+    """Return the share of a body's joints that are in view; scores count unless its publisher sets none."""
+    known = ~np.isnan(positions).any(axis=-1)
+    if len(body.scores) == len(body.positions) and body.scores.any():
+        known &= convert(body.positions, body.scores, body.layout, layout)[1] > 0
+    of_layout = np.ones(len(known), bool) if body.layout == layout else layouts.known_joints(body.layout, layout)
+    return float(known.sum() / of_layout.sum())
 
 
 def _converted(body: Body, body_id: str, name: str, layout: str) -> np.ndarray:
@@ -207,7 +225,7 @@ class PendingFrame:
     """The newest frame, not yet labeled."""
 
     stamp_ns: int
-    joints: Mapping[str, np.ndarray]  # by body id, [V, 3] m as received
+    joints: Mapping[str, BodyJoints]  # by body id, as received
     is_empty: bool
 
 
@@ -223,6 +241,26 @@ class BodyTrack:
     predicted_ns: int | None = None  # stamp of the last frame in which it was labeled
     label: str = ""  # its last label
     since_ns: int = 0  # stamp of the first frame in a row with this label
+
+    def add(self, stamp_ns: int, positions: np.ndarray, inputs: ModelInputs) -> str:
+        """Add joints [V, 3]; return why the window restarted, `GAP` or `ANOTHER`, or an empty string."""
+        why = ANOTHER if self._is_another(stamp_ns, positions) else ""
+        if why:
+            self.window = inputs.new_track().window
+        if self.window.add(stamp_ns, positions):
+            why = GAP
+        if why:
+            inputs.restart(self)
+        self.last_seen_ns = stamp_ns
+        return why
+
+    def _is_another(self, stamp_ns: int, positions: np.ndarray) -> bool:
+        """Return whether joints are too far from the last ones: a publisher has used the id for another person."""
+        if not len(self.window) or stamp_ns < self.window.end_ns:
+            return False
+        places = [joints[np.isfinite(joints).all(axis=-1)] for joints in (positions, self.window.newest)]
+        elapsed_s = (stamp_ns - self.window.end_ns) / NANOSECONDS
+        return math.dist(*map(middle, places)) > FARTHEST_STEP_M + FASTEST_M_S * elapsed_s
 
 
 @dataclass

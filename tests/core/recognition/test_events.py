@@ -12,6 +12,7 @@ from actrec.inference.package import EventThresholds
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent, ActionRecognizer, EventConfig, clip_scores
 from actrec.recognition.events import EventDetector, Rest
+from actrec.skeleton import layouts
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import ConfigError, DeviceError
 from tests.tiny_model import person_at, tiny_description, write_tiny
@@ -171,7 +172,7 @@ def test_update_rest_ends_a_motion_and_new_motion_begins_it_again() -> None:
     first, rest, again, _ = events = act(*spans, motions=("left",))
     assert kinds(events) == [("began", "left"), ("ended", "left")] * 2
     assert rest.stamp_ns <= ns(2.7) and ns(1.9) <= rest.end_ns <= ns(2.3) and rest.event_id == first.event_id
-    assert ns(4.2) <= again.stamp_ns <= ns(4.7)
+    assert ns(4.2) <= again.stamp_ns <= ns(4.7) and ns(2.9) <= again.start_ns <= ns(3.5), "not where the first began"
     assert kinds(act(*spans, motions=("right",))) == [("began", "left"), ("ended", "left")]
 
 
@@ -191,6 +192,16 @@ def test_update_joints_that_are_missing_are_no_rest() -> None:
     rest.update(ns(1), hidden)
     rest.update(ns(1.2), hidden)
     assert rest.still_ns == ns(1.2)
+
+
+def test_rest_person_before_a_camera_that_moves_rests_and_then_waves_slowly() -> None:
+    rest, moved = Rest(), JOINTS.copy()
+    for frame in range(20):
+        rest.update(ns(frame / 5), JOINTS + np.array([0.4 * frame, 0.0, 0.1 * frame]))  # a robot that turns: 2 m/s
+    assert rest.lasts(ns(19 / 5), 3.0)
+    moved[4:12, 0] += 0.05  # a slow wave, 0.25 m/s
+    rest.update(ns(20 / 5), moved)
+    assert rest.still_ns < 0
 
 
 def test_update_long_action_may_pause() -> None:
@@ -216,6 +227,49 @@ def feed(recognizer: ActionRecognizer, seconds: tuple[float, float], *people: tu
         recognizer.predict()
         events += recognizer.events()
     return events
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_events_of_a_body_that_is_found_again_are_given_back(session: Session, returns: bool) -> None:
+    """Another person comes near while the first is not detected, or tracking has changed the id for good."""
+    recognizer = ActionRecognizer(session)
+    (began,) = feed(recognizer, (0, 3), ("body_1", -1.0))
+    assert feed(recognizer, (3, 3.2), ("body_2", -1.1)) == []
+    assert [event.body_id for event in recognizer.present_events] == ["body_2"]
+    people = [("body_2", -1.1), *([("body_1", -1.0)] if returns else [])]
+    assert feed(recognizer, (3.2, 3.6), *people) == []
+    (present,) = recognizer.present_events
+    assert (present.event_id, present.body_id) == (began.event_id, "body_1" if returns else "body_2")
+    events = feed(recognizer, (3.6, 8), *people)
+    assert kinds(events) == [("began", "left")] * returns, "the second person's own"
+
+
+def test_events_id_that_a_publisher_uses_for_another_person_ends_the_event(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    assert kinds(feed(recognizer, (0, 3), ("body_1", -1.0))) == [("began", "left")]
+    assert kinds(feed(recognizer, (3, 3.1), ("body_1", 4.0))) == [("ended", "left")]
+    assert recognizer.counts.restarts == 1
+    assert feed(recognizer, (3.1, 4.0), ("body_1", 4.0)) == []
+
+
+@pytest.mark.parametrize(("layout", "unseen", "begins"), [
+    ("kinect_v2_25", 0, True), ("kinect_v2_25", 9, True), ("kinect_v2_25", 11, False), ("nite_15", 4, True)
+])  # fmt: skip
+def test_events_of_a_body_that_the_image_edge_cuts_off_do_not_begin(
+    session: Session, layout: str, unseen: int, begins: bool
+) -> None:
+    """Joints with a score of 0; the joints that a layout does not have are not missing."""
+    recognizer, count = ActionRecognizer(session), len(layouts.get(layout))
+    scores = np.where(np.arange(count) < count - unseen, 1.0, 0.0).astype(np.float32)
+    positions = np.full((count, 3), (-1.0, 0.0, 2.0), np.float32)
+    for frame in range(50):
+        body = Body("body_1", layout, positions, np.full((count, 2), np.nan, np.float32), scores)
+        recognizer.add_skeletons(ns(frame / 10), [body])
+        recognizer.predict()
+    assert bool(recognizer.events()) == begins
+    body = replace(body, scores=np.zeros(count, np.float32))  # its publisher sets none
+    recognizer.add_skeletons(ns(5), [body])
+    assert recognizer._pending.joints["body_1"].in_view == 1.0
 
 
 def test_events_recognizer_reports_each_body(session: Session) -> None:
@@ -248,7 +302,8 @@ def test_events_labels_have_the_place_and_the_time_since_the_event_started(sessi
 def test_events_go_on_if_the_body_id_changes(session: Session, x: float, is_same: bool) -> None:
     recognizer = ActionRecognizer(session)
     (began,) = feed(recognizer, (0, 3), ("body_1", -1.0))
-    events = feed(recognizer, (3, 7), ("body_2", x)) + feed(recognizer, (7, 9), ("body_2", 1.0))
+    events = feed(recognizer, (3, 7), ("body_2", x)) + feed(recognizer, (7, 7.1), ("body_2", 0.0))
+    events += feed(recognizer, (7.1, 9), ("body_2", 1.0))
     ended = events[0]
     again = [] if is_same else [("began", "left"), ("ended", "left")]
     assert kinds(events) == [("ended", "left"), *again, ("began", "right")]
