@@ -64,6 +64,7 @@ class GravityEstimator:
     Attributes:
         up: Unit vector [3] against gravity in the optical frame; None if unknown so far.
         source: Source of `up`, a name in `gravity.SOURCES`; empty if unknown.
+        warning: Warning, with a remedy, about a direction that is in doubt; else empty.
     """
 
     config_class = GravityConfig
@@ -76,7 +77,8 @@ class GravityEstimator:
         self._moved: np.ndarray | None = None  # another direction, in one window so far
         self._samples: deque[_Sample] = deque()
         self._newest: tuple[RgbdFrame, list[Body]] | None = None
-        self._doubted = False
+        self._contradicted = False  # in one window so far
+        self.warning = ""
         self._turns: int | None = None
         self._tries = 0
         self._choice = gravity.Choice(logger)
@@ -103,8 +105,6 @@ class GravityEstimator:
 
     def update(self, frame: RgbdFrame, bodies: list[Body]) -> None:
         """Add the tracked bodies (`kinect_v2_25`) of a frame."""
-        if self._mount is not None or frame.up is not None:
-            return
         if self._samples and not 0 <= frame.stamp_ns - self._samples[-1].stamp_ns <= self._window_ns:
             self._samples.clear()
         for body in bodies:
@@ -115,7 +115,32 @@ class GravityEstimator:
         if bodies:
             self._newest = frame, bodies
         if bodies and self._samples and frame.stamp_ns - self._samples[0].stamp_ns >= self._window_ns:
-            self._decide(frame, bodies)
+            if self._mount is None and frame.up is None:
+                self._decide(frame, bodies)
+            else:
+                self._compare(frame, bodies)
+
+    def _compare(self, frame: RgbdFrame, bodies: list[Body]) -> None:
+        """Warn if people contradict the stated direction in two windows in a row, and clear the samples."""
+        stated, samples, weights = self.up, list(self._samples), np.array([sample.weight for sample in self._samples])
+        if stated is None or weights.sum() < MIN_WEIGHT:
+            return
+        self._samples.clear()
+        axis = median_direction(np.array([sample.axis for sample in samples]), weights)
+        angle = angle_deg(axis, stated)
+        # As for an estimate: people who lie are no evidence.
+        is_wrong = angle > MAX_LEAN_DEG and (
+            angle > UPSIDE_DOWN_DEG or walks(samples, axis) or bool(find_floors(frame, bodies, [axis]))
+        )
+        before, self._contradicted = self._contradicted, is_wrong
+        if not is_wrong:
+            self.warning = ""
+        elif before and not self.warning:
+            self.warning = (
+                f"people stand {angle:.0f}° off the direction of gravity that {gravity.SOURCES[self.source]} states: "
+                "was the camera mounted again? Correct it, or set mount:=auto without it"
+            )
+            logger.warning(self.warning)
 
     def conclude(self) -> np.ndarray | None:
         """Return `up`, by all people since the last estimate even if they were observed for less than the window."""
@@ -161,7 +186,7 @@ class GravityEstimator:
                 self._moved = found
 
     def _set(self, up: np.ndarray) -> None:
-        before, self._estimate, self._moved = self._estimate, up, None
+        before, self._estimate, self._moved, self.warning = self._estimate, up, None, ""
         self.up = self._choice.of({"estimate": up})
         roll, pitch = gravity.angles_from_up(up)
         if before is not None or angle_deg(up, LEVEL) > MAX_LEAN_DEG:
@@ -173,13 +198,13 @@ class GravityEstimator:
 
     def _doubt(self, axis: np.ndarray) -> None:
         """Warn once of people who lie sideways in the image, without a floor or a walk as evidence."""
-        if not self._doubted:
-            self._doubted = True
+        if not self.warning:
             name = min(gravity.MOUNTS, key=lambda mount: angle_deg(axis, np.array(gravity.MOUNTS[mount], np.float32)))
-            logger.warning(
+            self.warning = (
                 "people lie sideways in the image, and no floor is in view: they may lie, or the camera may be turned. "
-                "It counts as upright until a person walks; if it is turned, set mount:=%s", name
-            )  # fmt: skip
+                f"It counts as upright until a person walks; if it is turned, set mount:={name}"
+            )
+            logger.warning(self.warning)
 
 
 @dataclass(frozen=True)

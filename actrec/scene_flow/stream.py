@@ -10,6 +10,7 @@ import numpy as np
 from actrec.scene_flow import SceneFlow, camera_motion
 from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils import camera_model
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
@@ -62,7 +63,7 @@ class FlowPairs:
     """Estimator of the flow between each frame and the previous one.
 
     `lookup` returns the camera's motion, for `camera_motion` "tf". `warn` receives a message if the motion cannot be
-    estimated.
+    estimated, or if the lens bends the image, which the flow does not take into account.
     """
 
     def __init__(
@@ -92,6 +93,11 @@ class FlowPairs:
         small = resize(frame.color, frame.depth, frame.intrinsics, *self._config.size(frame.intrinsics))
         newest = self._last = RgbdFrame(frame.stamp_ns, *small, frame.frame_id)
         if last is None or last.intrinsics != newest.intrinsics:
+            if (share := lens_shift(frame.intrinsics)) > MAX_LENS_SHIFT:
+                self._warn(
+                    f"the lens shifts corners by {share:.0%} of the image's width, and scene flow takes it as pinhole: "
+                    "velocities near the edges are wrong; publish undistorted images (azure_kinect.rectify: true)"
+                )
             return None
         dt = (newest.stamp_ns - last.stamp_ns) / NANOSECONDS
         if not 0 < dt <= self._config.max_gap_s:  # time jumped back, or a gap
@@ -111,6 +117,20 @@ class FlowPairs:
         if motion is not None:
             velocity = camera_motion.subtract_camera_motion(velocity, last.depth, last.intrinsics, dt, motion)
         return Flow(last.stamp_ns, last.frame_id, velocity, last.intrinsics)
+
+
+MAX_LENS_SHIFT = 0.03
+"""Shift of the corners by the lens, as a share of the image's width, beyond which scene flow warns."""
+
+
+def lens_shift(intrinsics: Intrinsics) -> float:
+    """Return the largest shift of a corner by the lens, as a share of the image's width."""
+    if not intrinsics.is_distorted:
+        return 0.0
+    corners = np.array([(x, y) for x in (0, intrinsics.width - 1) for y in (0, intrinsics.height - 1)], np.float64)
+    focal, center = (intrinsics.fx, intrinsics.fy), (intrinsics.cx, intrinsics.cy)
+    shifts = camera_model.rays(corners, intrinsics) * focal + center - corners
+    return float(np.nan_to_num(np.linalg.norm(shifts, axis=1), nan=np.inf).max()) / intrinsics.width
 
 
 def resize(

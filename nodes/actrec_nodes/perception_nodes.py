@@ -37,60 +37,6 @@ _IMU_TF = "the accelerometer's place from TF"
 KEPT = 8  # skeleton messages kept: enough for the frames in the queues
 
 
-class PerceptionNode(FrameNode[ConfigT]):
-    """Base of nodes that publish one message per processed frame, an empty one without detections.
-
-    The settings of `perception_class`, a class of `actrec.perception.pipeline`, are the node's. `to_message` converts
-    detections and a header to a message.
-    """
-
-    node_name: ClassVar[str]
-    perception_class: ClassVar[Any]
-    message_class: ClassVar[type]
-    topic: ClassVar[str]
-    to_message: ClassVar[Callable[..., Any]]
-
-    def __init__(self, **node_options: Any):
-        super().__init__(self.node_name, self.perception_class.config_class, **node_options)
-        self._perception: Any = None
-        self._publisher: Any = None
-
-    @classmethod
-    def preload(cls, value: Callable[[str], Any]) -> None:
-        """Import the estimator and ONNX Runtime."""
-        pipeline.ESTIMATORS.get(cls.perception_class.kind)
-        inference.BACKENDS.get(FALLBACK)
-
-    def configure(self) -> None:
-        """Make the estimator."""
-        self._perception = self.perception_class(**parameters.as_options(self.config))
-        self._publisher = self.create_output(self.message_class, self.topic)
-
-    def reset(self) -> None:
-        """Forget all tracks."""
-        self._perception.reset()
-
-    def figures(self) -> Mapping[str, float | int | str]:
-        """Return the devices that the networks run on."""
-        perception = self._perception
-        return {**super().figures(), "device": perception.device if perception is not None else ""}
-
-    def process(self, frame: RgbdFrame) -> None:
-        """Estimate and publish."""
-        head = conversions.header(frame.stamp_ns, frame.frame_id)
-        self._publisher.publish(type(self).to_message(self.detect(frame), head, self._perception.up))
-
-    def detect(self, frame: RgbdFrame) -> list[Any]:
-        """Return the detections in a frame."""
-        return list(self._perception.process(frame))
-
-    def cleanup(self) -> None:
-        """Free the estimator."""
-        if self._perception is not None:
-            self._perception.close()
-            self._perception = None
-
-
 @dataclass(frozen=True)
 class GravityInputConfig:
     """Where the direction of gravity comes from."""
@@ -205,19 +151,36 @@ class GravityInputs:
         return True
 
 
-class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
-    """Publishes the skeletons of the people in each frame."""
+class PerceptionNode(FrameNode[ConfigT]):
+    """Base of nodes that publish one message per processed frame, an empty one without detections.
 
-    node_name = "skeleton_node"
-    perception_class = pipeline.BodyPerception
-    message_class = SkeletonArray
-    topic = topics.SKELETONS
-    to_message = conversions.bodies_to_message
+    The settings of `perception_class`, a class of `actrec.perception.pipeline`, are the node's. `to_message` converts
+    detections and a header to a message.
+    """
+
+    node_name: ClassVar[str]
+    perception_class: ClassVar[Any]
+    message_class: ClassVar[type]
+    topic: ClassVar[str]
+    to_message: ClassVar[Callable[..., Any]]
 
     def __init__(self, **node_options: Any):
-        super().__init__(**node_options)
+        super().__init__(self.node_name, self.perception_class.config_class, **node_options)
+        self._perception: Any = None
+        self._publisher: Any = None
         self._gravity_settings = parameters.Parameters(self, GravityInputConfig)
         self._gravity: GravityInputs | None = None
+
+    @classmethod
+    def preload(cls, value: Callable[[str], Any]) -> None:
+        """Import the estimator and ONNX Runtime."""
+        pipeline.ESTIMATORS.get(cls.perception_class.kind)
+        inference.BACKENDS.get(FALLBACK)
+
+    def configure(self) -> None:
+        """Make the estimator."""
+        self._perception = self.perception_class(**parameters.as_options(self.config))
+        self._publisher = self.create_output(self.message_class, self.topic)
 
     def subscribe(self) -> None:
         """Subscribe to the camera's direction of gravity too, which not every camera publishes."""
@@ -231,10 +194,44 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
             self._gravity.close()
             self._gravity = None
 
+    def reset(self) -> None:
+        """Forget all tracks."""
+        self._perception.reset()
+
+    def figures(self) -> Mapping[str, float | int | str]:
+        """Return the devices that the networks run on."""
+        perception = self._perception
+        return {**super().figures(), "device": perception.device if perception is not None else ""}
+
+    def process(self, frame: RgbdFrame) -> None:
+        """Estimate and publish."""
+        head = conversions.header(frame.stamp_ns, frame.frame_id)
+        self._publisher.publish(type(self).to_message(self.detect(frame), head, self._perception.up))
+
     def detect(self, frame: RgbdFrame) -> list[Any]:
-        """Return the bodies in a frame."""
+        """Return the detections in a frame."""
+        return list(self._perception.process(self.with_up(frame)))
+
+    def with_up(self, frame: RgbdFrame) -> RgbdFrame:
+        """Return the frame with the direction of gravity, if a source knows it."""
         inputs = self._gravity
-        return super().detect(frame if inputs is None else inputs.add_to(frame))
+        return frame if inputs is None else inputs.add_to(frame)
+
+    def cleanup(self) -> None:
+        """Free the estimator."""
+        if self._perception is not None:
+            self._perception.close()
+            self._perception = None
+
+
+class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
+    """Publishes the skeletons of the people in each frame."""
+
+    node_name = "skeleton_node"
+    perception_class = pipeline.BodyPerception
+    message_class = SkeletonArray
+    topic = topics.SKELETONS
+    to_message = conversions.bodies_to_message
 
     def figures(self) -> dict[str, float | int | str]:
         """Return the direction of gravity and its source, the size of people by depth, and the warning about it."""
@@ -242,7 +239,7 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
         if (perception := self._perception) is None:
             return {**found, "gravity": "unknown"}
         found |= {"people_size": perception.sizes.size}
-        found["warning"] = found["warning"] or perception.sizes.fault
+        found["warning"] = found["warning"] or perception.sizes.fault or perception.gravity.warning
         if perception.up is None:
             return {**found, "gravity": "unknown"}
         roll, pitch = gravity.angles_from_up(perception.up)
@@ -391,8 +388,8 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         began = time.monotonic()
         message = self._nearest(frame.stamp_ns)
         bodies = conversions.message_to_bodies(message) if message is not None else []
-        if message is not None:
-            frame = replace(frame, up=gravity.up_from_vector(message.up))
+        up = None if message is None else gravity.up_from_vector(message.up)
+        frame = self.with_up(frame) if up is None else replace(frame, up=up)
         found = list(self._perception.process(frame, bodies))
         if self._shedder is not None:
             self._shedder.add_work(time.monotonic() - began)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from actrec_msgs.msg import SkeletonArray
+from actrec_msgs.msg import HandArray, SkeletonArray
 from geometry_msgs.msg import Vector3, Vector3Stamped
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Imu
@@ -23,7 +23,7 @@ from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
-from actrec_nodes.perception_nodes import GravityInputConfig, GravityInputs, SkeletonNode
+from actrec_nodes.perception_nodes import GravityInputConfig, GravityInputs, HandNode, SkeletonNode
 from tests.nodes.test_perception_nodes import person, repeat  # noqa: F401
 
 pytestmark = pytest.mark.ros
@@ -256,6 +256,16 @@ def test_skeleton_node_turned_camera_finds_the_person(host, add, peer, person, s
     head, base = body.positions[3], body.positions[0]
     assert (head - base) @ UPSIDE_DOWN > 0.3, "the head is above the hips"
     assert node.statistics.snapshot().failed == 0
+
+
+def test_hand_node_without_skeletons_takes_the_direction_of_the_camera(host, add, peer, person) -> None:  # noqa: F811
+    peer.subscribe(HandArray, topics.HANDS)
+    add(HandNode)
+    assert host.start() is None
+    peer.send(topics.UP, Vector3Stamped(vector=c.up_to_vector(UPSIDE_DOWN)), topics.LATCHED)
+    received = peer.received[topics.HANDS]
+    turned = (dataclasses.replace(gravity.turn_frame(frame, 2), up=None) for frame in repeat(person))
+    peer.send_frames_until(turned, lambda: any(m.up.y > 0.9 for m in received))
 
 
 @pytest.mark.parametrize("source", ["image", "skeletons"])

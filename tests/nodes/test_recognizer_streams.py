@@ -20,6 +20,7 @@ from actrec.features.clips import CAMERA
 from actrec.features.specs import InputSpec
 from actrec.inference.package import load, write
 from actrec.types import NANOSECONDS, Hand
+from actrec.utils import gravity
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.perception_nodes import SkeletonNode
@@ -27,8 +28,8 @@ from actrec_nodes.recognition.inputs import RecognizerInputs
 from actrec_nodes.recognizer_node import RecognizerNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.example_scene import ALL, BODY, CROP, FACE, FLOW, HANDS, MOTION, RATE_HZ, WINDOW, Scene
-from tests.nodes.recognizer_graph import START_NS, TIMEOUT_S, Graph, Make
-from tests.tiny_model import RAW, write_any
+from tests.nodes.recognizer_graph import START_NS, TIMEOUT_S, Graph, Make, body
+from tests.tiny_model import RAW, write_any, write_tiny
 
 pytestmark = pytest.mark.ros
 
@@ -342,6 +343,22 @@ def test_recognizer_model_of_hands_needs_no_skeletons(make: Make, scene: Scene, 
         graph.wait_for_subscribers(topic, int(topic == topics.HANDS))
     feed = Feed(graph, scene)
     feed.until(lambda: bool(predicted(graph, body_id="body_1_left") and predicted(graph, body_id="body_1_right")))
+
+
+def test_recognizer_people_without_a_direction_of_gravity_warns_until_it_is_known(make: Make, tmp_path: Path) -> None:
+    graph = make(model=str(write_tiny(tmp_path / "tiny").path), watchdog_s=0.1)
+    assert graph.start()
+
+    def send(second: int, up: np.ndarray | None) -> str:
+        head = conversions.header(START_NS + second * NANOSECONDS, "camera")
+        graph.send(topics.SKELETONS, conversions.bodies_to_message([body(1.0)] if second else [], head, up))
+        graph.wait_until(lambda: graph.node._inputs.newest is not None)
+        graph.wait_until(lambda: graph.node._inputs.newest.stamp_ns == START_NS + second * NANOSECONDS)
+        return str(graph.node.figures()["warning"])
+
+    assert not any("as before a level camera" in send(second, None) for second in range(12))
+    assert "-p skeleton_node:mount:=level" in send(12, None)
+    assert send(13, gravity.parse_mount("level")) == ""
 
 
 def test_recognizer_hands_without_a_direction_of_gravity_warns_until_the_remedy(

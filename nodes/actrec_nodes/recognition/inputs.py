@@ -31,12 +31,16 @@ PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
 """Node that publishes each stream."""
 
 UNLEVELED_S = 10.0
-"""Time without a direction of gravity after which hands are warned of; from a person in view it is known earlier."""
+"""Time without a direction of gravity after which a warning follows; `skeleton_node` estimates it in less."""
 
-UNLEVELED = (
-    "hands are labeled as before a level camera: no source has the direction of gravity, and no person is in view to "
-    "estimate it; start with --ros-args -p skeleton_node:mount:=level, or with how the camera is mounted"
-)
+UNLEVELED = {
+    "bodies": "people are labeled as before a level camera: their skeletons have no direction of gravity; start with "
+    "--ros-args -p skeleton_node:mount:=level, or with how the camera is mounted; another publisher sets their `up`",
+    "hands": "hands are labeled as before a level camera: no source has the direction of gravity, and no person is in "
+    "view to estimate it; start with --ros-args -p skeleton_node:mount:=level, or with how the camera is mounted "
+    "(without skeleton_node: camera_node:mount)",
+}
+"""The warning for each tracked stream."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class RecognizerInputs:
     Attributes:
         ages: Measures the ages of the frames.
         newest: The newest frame.
-        unleveled: Warning, with a remedy, about hands whose direction of gravity is unknown; empty if there is none.
+        unleveled: Warning, with a remedy, about an unknown direction of gravity; empty if there is none.
         advanced_ns: `elapsed_ns` of the newest frame with a new stamp.
     """
 
@@ -92,7 +96,7 @@ class RecognizerInputs:
         self._deafness = Deafness()
         self.newest: Frame | None = None
         self.unleveled = ""
-        self._leveled_ns: int | None = None  # stamp of the last message of hands with `up`, or of the first one
+        self._leveled_ns: int | None = None  # stamp of the last frame with `up`, or of the first one
 
     def open(self) -> None:
         """Subscribe to the streams that the model takes, and unsubscribe from all others."""
@@ -106,8 +110,7 @@ class RecognizerInputs:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
                 self._subscriptions[name] = self._subscribe(name, kind, callback, profile)
-        if self._recognizer.tracked_stream != "hands":
-            self.unleveled, self._leveled_ns = "", None
+        self.unleveled, self._leveled_ns = "", None
         topic, kind = self.tracked
         if self._liveliness is None or self._liveliness.topic != topic:
             self._close_liveliness()
@@ -131,7 +134,7 @@ class RecognizerInputs:
             subscribed.settle()
             if self._deafness.update(self._heard_ns, sends_nothing):
                 subscribed.renew()
-                self._node.get_logger().info(self._deafness.renew(STREAM_NAMES[self._recognizer.tracked_stream]))
+                self._node.get_logger().info(self._deafness.line(STREAM_NAMES[self._recognizer.tracked_stream]))
 
     def _subscribe(self, name: str, kind: type, callback: Callable[[Any], None], profile: Any) -> Renewed:
         def subscribe(node: Node, is_kept: Callable[[], bool]) -> list[Subscription]:
@@ -222,7 +225,9 @@ class RecognizerInputs:
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
         bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
-        self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies, up))
+        ended = self._recognizer.add_skeletons(_stamp_ns(message), bodies, up)
+        self._check_leveled(_stamp_ns(message), bool(bodies), up is not None)
+        self._put(message, ended)
 
     def _on_hands(self, message: HandArray) -> None:
         hands, up = conversions.message_to_hands(message), gravity.up_from_vector(message.up)
@@ -231,12 +236,13 @@ class RecognizerInputs:
             self._check_leveled(_stamp_ns(message), bool(hands), up is not None)
             self._put(message, ended)
 
-    def _check_leveled(self, stamp_ns: int, has_hands: bool, is_known: bool) -> None:
-        """Warn of hands whose direction of gravity is unknown, `UNLEVELED_S` after the first message."""
-        if is_known or self._leveled_ns is None or stamp_ns < self._leveled_ns:
-            self._leveled_ns, self.unleveled = stamp_ns, ""
-        elif has_hands and stamp_ns - self._leveled_ns > UNLEVELED_S * NANOSECONDS:
-            self.unleveled = UNLEVELED
+    def _check_leveled(self, stamp_ns: int, has_any: bool, is_known: bool) -> None:
+        """Warn of people or hands without a direction of gravity, `UNLEVELED_S` after the first of them."""
+        is_used = self._recognizer.session.package.window.gravity != "camera"
+        if is_known or not is_used or self._leveled_ns is None or stamp_ns < self._leveled_ns:
+            self._leveled_ns, self.unleveled = stamp_ns if has_any or is_known else None, ""
+        elif has_any and stamp_ns - self._leveled_ns > UNLEVELED_S * NANOSECONDS:
+            self.unleveled = UNLEVELED[self._recognizer.tracked_stream]
 
     def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
         back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)

@@ -142,6 +142,23 @@ def test_known_prefers_the_setting_to_the_frame_and_the_frame_to_people() -> Non
     np.testing.assert_array_equal(by_setting.known(dataclasses.replace(frame, up=None)), up)
 
 
+@pytest.mark.parametrize(("turns", "speed", "warns"), [(0, 0, False), (1, 0, False), (1, 0.3, True), (2, 0, True)])
+def test_stated_direction_that_people_contradict_warns_once_and_stays(
+    turns: int, speed: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """People sideways in the image, who do not walk, may lie."""
+    estimator = GravityEstimator(mount="level")
+    observe(estimator, standing(), 5, turns, speed=speed)
+    assert not estimator.warning, "once is no evidence"
+    for _ in range(3):
+        observe(estimator, standing(), 5, turns, speed=speed)
+    assert caplog.text.count("was the camera mounted again?") == warns and bool(estimator.warning) == warns
+    assert "set mount:=auto" in estimator.warning or not warns
+    np.testing.assert_array_equal(estimator.up, LEVEL)
+    observe(estimator, standing(), 10)
+    assert not estimator.warning
+
+
 def test_known_camera_turned_while_running_follows_at_once_with_one_message(caplog) -> None:
     estimator = GravityEstimator()
     ups = [gravity.up_from_angles(roll, 10) for roll in (0, 3, 88, 90, 100, 70)]

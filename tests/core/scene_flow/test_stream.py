@@ -5,7 +5,7 @@ import pytest
 
 from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, flow_image, resize
-from actrec.types import Intrinsics, RgbdFrame
+from actrec.types import EQUIDISTANT, Intrinsics, RgbdFrame
 
 
 class Still(SceneFlow):
@@ -55,6 +55,24 @@ def test_flow_image_direction_sets_color(velocity, color) -> None:
     flow = np.full((4, 6, 3), velocity, np.float32)
     np.testing.assert_allclose(flow_image(flow)[2, 3], color, atol=1)
     assert flow_image(flow).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("distortion", "lens", "warns"),
+    [
+        ((), "", False),
+        ((0.02, 0.0, 0.0, 0.0, 0.0), "", False),
+        ((-0.3, 0.1, 0.0, 0.0, 0.0), "", True),
+        ((0.0, 0.0, 0.0, 0.0), EQUIDISTANT, True),
+    ],
+)
+def test_flow_of_a_lens_that_bends_the_image_warns(distortion: tuple[float, ...], lens: str, warns: bool) -> None:
+    lines: list[str] = []
+    pairs = FlowPairs(Still(), SceneFlowConfig(height=48), warn=lines.append)
+    camera = Intrinsics(64, 48, 40.0, 40.0, 31.5, 23.5, distortion, lens)
+    for ns in (0, 10**8, 2 * 10**8):
+        pairs.add(RgbdFrame(ns, np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.float32), camera))
+    assert ["publish undistorted images" in line for line in lines] == [True] * warns
 
 
 def test_resize_half_keeps_positions() -> None:
