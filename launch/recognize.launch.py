@@ -23,7 +23,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes.bringup import launching, transport
 from actrec_nodes.bringup.processes import PARENT
-from actrec_nodes.bringup.supervisor import ONE_ARENA
+from actrec_nodes.bringup.supervisor import ONE_ARENA, respawn_environment
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -35,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
     ]
     arenas = {name: os.environ.get(name, value) for name, value in ONE_ARENA.items()}
     # No node outlives a killed launch.
-    variables = {**arenas, **transport.profile_environment(), PARENT: str(os.getpid())}
+    variables = {**arenas, **transport.profile_environment(), **respawn_environment(), PARENT: str(os.getpid())}
     environment = [SetEnvironmentVariable(*item) for item in variables.items()]
     return LaunchDescription([*declared, *environment, OpaqueFunction(function=nodes)])
 

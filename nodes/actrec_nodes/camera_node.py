@@ -135,7 +135,7 @@ class CameraConfig:
     retry_s: float = setting(
         1.0, "Wait to reopen a lost camera; after a minute it is doubled each time.", unit="s", range=(0.01, 60.0)
     )
-    retry_max_s: float = setting(30.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
+    retry_max_s: float = setting(2.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
 
 
 class CameraNode(ActrecNode[CameraConfig]):

@@ -9,7 +9,7 @@ from typing import Any
 
 from actrec_msgs.msg import ActionEvent, ActionLabel
 from actrec_msgs.srv import ListModels, LoadModel
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import String
@@ -34,6 +34,8 @@ from actrec_nodes.recognition.wait_for_action import WaitForActionServer
 
 SWAP_S = 1.0  # time of a prediction in progress to end when its model is replaced
 DEAD_S = 0.5  # without frames for this long, a publisher whose liveliness is lost is dead
+
+CLEANED_UP = "the recognizer was cleaned up while the model was loading: configure it with this model"
 
 CAPACITY = 5000
 """Length of the queue of frames. A frame in it is only a stamp, and only the newest is labeled."""
@@ -81,7 +83,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._recognizer: ActionRecognizer | None = None
         self._swap = threading.Lock()
         self._cleaned = 0
-        self._loader = ModelLoader(self)
+        self._loader, self._requested = ModelLoader(self), ""
         self._inputs: RecognizerInputs | None = None
         self._skipped = 0
         self._reason = ""
@@ -99,10 +101,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._tf: TfPoses | None = None
         self._waits = WaitForActionServer(self)
         self._second_publishers = Publishers(self)
-        # A service that awaits holds its callback group: in the node's own, inputs would wait for the model.
-        self.create_service(
-            LoadModel, "~/load_model", self._on_load_model, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        # A service that awaits holds its callback group: in the node's own, inputs would wait for the model, and in
+        # an exclusive one the request that ends the load of a wrong model.
+        self.create_service(LoadModel, "~/load_model", self._on_load_model, callback_group=ReentrantCallbackGroup())
         self.create_service(
             ListModels, "~/list_models", self._on_list_models, callback_group=MutuallyExclusiveCallbackGroup()
         )
@@ -160,6 +161,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if self._tf is not None:
             self._tf.close()
             self._tf = None
+        self._loader.end_loads(CLEANED_UP)
         with self._swap:
             self._session = self._recognizer = None
             self._cleaned += 1
@@ -392,11 +394,14 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return ""
 
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
-        """Load in another thread, so that frames are still processed."""
+        """Load in another thread, so that frames are still processed. The newest request ends the load of others."""
         if self._session is None:
             response.message = "the recognizer has no model: set its parameter `model`, then configure it"
             return response
         loaded = Future(executor=self.executor)
+        if request.package != self._requested:  # a client that asks again must not restart the build of an engine
+            self._loader.end_loads(f"a newer request came, for {request.package}")
+        self._requested = request.package
         self._loader.submit(self._load_and_replace, request.package, loaded, self._cleaned)
         response.message = await loaded
         response.success = not response.message
@@ -414,9 +419,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             session = self._loader.load(model)
             with self._swap:
                 if self._recognizer is None or cleaned != self._cleaned:
-                    raise DeviceError(
-                        "the recognizer was cleaned up while the model was loading: configure it with this model"
-                    )
+                    raise DeviceError(CLEANED_UP)
                 self._recognizer.set_session(session)
                 before, self._session = self._session, session
                 self._reason = self._loader.fallback = ""

@@ -93,6 +93,25 @@ def test_load_model_during_an_endless_run_labels_with_the_new_one(make: Make, en
     assert graph.step(stamp(2), body(1.0))[0].model_name == "other"
 
 
+@pytest.mark.parametrize("how", ["request", "cleanup"])
+def test_load_model_that_does_not_end_is_ended_by_a_newer_request_and_by_cleanup(
+    make: Make, always: str, tmp_path: Path, how: str
+) -> None:
+    tiny, other = (str(write_tiny(tmp_path / name).path) for name in ("tiny", "other"))
+    graph = make(model=tiny)
+    assert graph.start()
+    client, found = in_thread(lambda: graph.load_model(always))
+    graph.wait_until(lambda: bool(graph.node._loader._opening))
+    if how == "request":
+        assert graph.load_model(other).success
+    else:
+        graph.node.trigger_deactivate()
+        graph.node.trigger_cleanup()
+    client.join()
+    assert not found[0].success and ("a newer request came" if how == "request" else "cleaned up") in found[0].message
+    assert not graph.node._loader._opening
+
+
 def test_recognizer_closed_while_a_model_loads_ends_the_load(make: Make, endless: str, always: str) -> None:
     graph = make(model=endless)
     assert graph.start()

@@ -68,6 +68,33 @@ def test_health_node_that_a_client_has_deactivated_does_not_hang(
     assert not hung
 
 
+def test_health_node_that_answers_late_does_not_hang_and_one_that_does_not_answer_does(
+    context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.1)
+    node, hung, released = add(Probe), [], threading.Event()
+    with GraphHealth(peer, ["probe"], hung=hung.append) as health:
+        assert host.start([node]) is None
+        timer = node.create_timer(0.01, lambda: time.sleep(0.25))  # each answer is later than two further questions
+        peer.wait_until(lambda: not health.inactive())
+        time.sleep(3.0)
+        assert not hung and not health.inactive()
+        node.destroy_timer(timer)
+        node.create_timer(0.01, lambda: released.wait(60.0))
+        peer.wait_until(lambda: hung == ["probe"])
+        released.set()
+
+
+def test_health_of_a_new_watcher_is_alive_beside_a_node_that_a_client_has_deactivated(
+    systemd: socket.socket, context: Any, host: Any, peer: Peer, add: Callable[..., Any]
+) -> None:
+    node = add(Probe)
+    assert host.start([node]) is None
+    node.trigger_deactivate()
+    with GraphHealth(peer, ["probe"]):
+        assert "READY=1" not in receive(systemd, "WATCHDOG=1")
+
+
 def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(
     systemd: socket.socket, context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
 ) -> None:
@@ -76,9 +103,10 @@ def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(
     restarted: dict[str, float] = {}
     hung: list[str] = []
     with GraphHealth(peer, ["probe"], lambda: restarted, hung=hung.append):
-        assert receive(systemd, "STATUS=waiting for probe (unconfigured)")[-1].startswith("STATUS=")
+        assert "READY=1" not in receive(systemd, "STATUS=waiting for probe (unconfigured)")
         assert host.start([node]) is None
-        assert "READY=1" in receive(systemd, "WATCHDOG=1")
+        receive(systemd, "READY=1")
+        receive(systemd, "WATCHDOG=1")
         node.trigger_deactivate()
         receive(systemd, "STATUS=waiting for probe (inactive)")
         receive(systemd, "WATCHDOG=1")  # deactivated by a client: it answers

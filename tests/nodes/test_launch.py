@@ -19,7 +19,7 @@ from actrec_nodes.common import parameter_files, topics
 from tests.example_scene import CROP, FLOW, WINDOW
 from tests.tiny_model import write_any
 
-STARTED = {"autostart": True, "start_retry_s": 30.0}
+STARTED = {"autostart": True, "start_retry_s": 5.0}
 EVERY = {spec.switch: "true" for spec in graph.GRAPH if spec.is_optional}
 
 

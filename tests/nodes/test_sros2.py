@@ -13,6 +13,7 @@ from rclpy.context import Context
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import topics
+from actrec_nodes.common.participants import Participant
 
 SROS2 = Path(__file__).resolve().parents[2] / "deploy/sros2"
 INCLUDE = "{http://www.w3.org/2001/XInclude}include"
@@ -115,6 +116,14 @@ def test_policy_running_nodes_may_do_all_they_do(enclaves) -> None:
             assert {service for service in replied if "/_action/" not in service} <= rights["reply"]
             assert actions == allowed["execute"]
             services |= replied
+        # What another participant of a node subscribes to, the node does, too: its own rights suffice.
+        other = Participant(nodes[NODES.index("recognizer_node")], "frames")
+        try:
+            found = (other.node.get_publisher_names_and_types_by_node, other.node.get_service_names_and_types_by_node)
+            published, replied = ({name for name, _ in names(other.node.get_name(), "/")} for names in found)
+        finally:
+            other.close()
+        assert published <= {"/parameter_events"} and not replied
         operated = merged({"": enclaves["/actrec/operator"]["operator"]})["request"]
         assert operated - services <= {f"/{name}/get_type_description" for name in NODES}  # not in Humble
     finally:

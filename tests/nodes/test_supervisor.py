@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -94,6 +95,28 @@ def test_supervisor_process_that_joins_later_and_fails_does_not_end_the_others(s
     running, lines = supervise("exit(1)", SLEEP, required=False)
     running.children["node"].wait()
     assert running.wait(0.1) and not lines
+
+
+def test_wait_before_start_grows_while_a_process_of_launch_dies_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(supervisor.time, "time", lambda: now[0])
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def pause(lived_s: float, name: str = "hand_node") -> float:
+        began = now[0] = now[0] + lived_s
+        supervisor.wait_before_start(name)
+        return round(now[0] - began, 1)
+
+    assert pause(0.0) == 0.0, "not started by launch"
+    for name, value in supervisor.respawn_environment().items():
+        monkeypatch.setenv(name, value)
+    assert [pause(lived_s) for lived_s in (0, 1, 1, 1, 70, 1)] == [0.0, 0.2, 0.4, 0.8, 0.0, 0.2]
+    assert pause(0, "face_node") == 0.0
+    assert [pause(1) for _ in range(12)][-1] == supervisor.LONGEST_PAUSE_S
+    (Path(value) / "hand_node").write_text("[half")
+    assert pause(1) == 0.0
+    shutil.rmtree(value)
+    assert pause(1) == 0.0
 
 
 def test_node_failed_start_is_repeated_with_its_cause_in_the_diagnostics(

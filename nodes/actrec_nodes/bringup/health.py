@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Any
 
@@ -15,7 +15,7 @@ from rclpy.node import Node
 
 PERIOD_S = 1.0  # interval at which nodes are asked for their states
 ANSWER_S = 5.0  # a node that has not answered for this long is not alive
-HUNG = 4  # questions in a row, of two periods each, that a node leaves without an answer before it counts as hung
+HUNG = 4  # questions, a period apart, that a node leaves without an answer, even a late one, until it counts as hung
 
 
 def notify(*states: str) -> bool:
@@ -36,11 +36,10 @@ def watchdog_s() -> float:
 
 @dataclass
 class _Asked:
-    """The last question to a node for its state, and its last answer."""
+    """The open questions to a node for its state, and its last answer."""
 
     client: Any
-    answer: Any = None
-    asked: float = 0.0
+    open: list[tuple[float, Any]] = field(default_factory=list)  # monotonic seconds and future of each, oldest first
     state: str = ""
     answered: float = float("-inf")  # monotonic seconds at which the answered question was asked
     active: float = float("-inf")  # the same of the last answer "active"
@@ -50,7 +49,7 @@ class _Asked:
 class GraphHealth:
     """Asks nodes for their lifecycle states, in a thread; a context manager.
 
-    systemd gets READY=1 as soon as all nodes are active, so that labels can flow, and then WATCHDOG=1 while all nodes
+    systemd gets READY=1 as soon as all nodes are active, so that labels can flow, and WATCHDOG=1 while all nodes
     answer. A node that a client has deactivated, or that waits for its camera, answers: to restart it would not help.
 
     Args:
@@ -114,19 +113,22 @@ class GraphHealth:
 
     def _ask(self, asked: _Asked) -> None:
         now = time.monotonic()
-        if asked.answer is not None and asked.answer.done():
-            answer, asked.answer = asked.answer.result(), None
-            if answer is not None:
-                asked.state, asked.answered, asked.unanswered = str(answer.current_state.label), asked.asked, 0
+        for began, future in list(asked.open):
+            if future.done() and (answer := future.result()) is not None:
+                asked.state, asked.answered, asked.unanswered = str(answer.current_state.label), began, 0
                 # A node that a client has deactivated may take minutes to configure itself: it does not hang.
-                asked.active = asked.asked if asked.state == "active" else float("-inf")
-        if asked.answer is not None and now - asked.asked > PERIOD_S:  # the node has died, or is busy
-            asked.client.remove_pending_request(asked.answer)
-            asked.answer, asked.unanswered = None, asked.unanswered + 1
+                asked.active = began if asked.state == "active" else float("-inf")
+            if future.done():
+                asked.open.remove((began, future))
+            elif now - began > ANSWER_S:  # the node has died
+                asked.client.remove_pending_request(future)
+                asked.open.remove((began, future))
         if now - asked.answered > ANSWER_S:
             asked.state = ""
-        if asked.answer is None and asked.client.service_is_ready():
-            asked.answer, asked.asked = asked.client.call_async(GetState.Request()), now
+        # A busy node may answer later than the next question, but it answers.
+        if (not asked.open or now - asked.open[-1][0] >= PERIOD_S) and asked.client.service_is_ready():
+            asked.open.append((now, asked.client.call_async(GetState.Request())))
+            asked.unanswered += 1
 
     def _announce(self) -> None:
         """Log that a node that was started again is active."""
@@ -141,7 +143,7 @@ class GraphHealth:
         """Report nodes that were active since their process was started, and hang."""
         restarted = self._restarted()
         for name, asked in self._nodes.items():
-            if asked.unanswered >= HUNG and asked.active > restarted.get(name, 0.0):
+            if asked.unanswered > HUNG and asked.active > restarted.get(name, 0.0):
                 asked.active = float("-inf")
                 self._hung(name)
 
@@ -153,7 +155,7 @@ class GraphHealth:
         if not inactive and not self._ready:
             self._ready = True
             states.append("READY=1")
-        if self._ready and not silent:
+        if not silent:  # also before all are active: if this process was restarted, a client may have deactivated one
             states.append("WATCHDOG=1")
         if states:
             notify(*states)

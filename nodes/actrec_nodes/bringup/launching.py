@@ -11,10 +11,10 @@ from actrec import cameras
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.processes import WATCHED
-from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S
+from actrec_nodes.bringup.supervisor import START_RETRY_S
 from actrec_nodes.common import parameter_files, topics
 
-RESPAWN_DELAY_S = 0.5  # constant in launch; a node that cannot start does not end, but tries again
+RESPAWN_DELAY_S = 0.5  # constant in launch; the process adds growing pauses (`wait_before_start`)
 
 AUTO = "auto"
 
@@ -116,7 +116,7 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
     respawn = is_true(given, "respawn") if given["respawn"] != AUTO else not graph.is_recording(driver)
     shared: dict[str, Any] = {
         "autostart": is_true(given, "autostart"),
-        **({"start_retry_s": LONGEST_PAUSE_S} if respawn else {}),
+        **({"start_retry_s": START_RETRY_S} if respawn else {}),
     }
     if is_true(given, "use_sim_time"):
         shared["use_sim_time"] = True

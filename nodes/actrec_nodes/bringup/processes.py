@@ -25,16 +25,16 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from actrec.utils import folders, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.health import GraphHealth
-from actrec_nodes.bringup.supervisor import Backoff
+from actrec_nodes.bringup.supervisor import Backoff, wait_before_start
 from actrec_nodes.common import parameter_files
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
+from actrec_nodes.common.participants import bare_node
 
 logger = logging.getLogger(__name__)
 
@@ -394,6 +394,7 @@ def spin(choose: Callable[[], tuple[NodeClass, list[str]] | None], args: Sequenc
     """
     end_with_parent()
     try:
+        wait_before_start(Path(args[0]).name)
         files = parameter_files.given(args)
         for path in files:
             parameter_files.read(path)  # ROS's own messages name neither the cause nor a remedy
@@ -424,14 +425,7 @@ def announced(context: Context) -> Iterator[None]:
     topics of the node are then known to the others within milliseconds.
     """
     with uninterrupted():
-        hidden = Node(
-            f"_starting_{os.getpid()}",
-            context=context,
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-            parameter_overrides=[Parameter("start_type_description_service", value=False)],
-        )
+        hidden = bare_node(f"_starting_{os.getpid()}", context)
     try:
         yield
     finally:
@@ -451,11 +445,11 @@ def _run(node: ActrecNode[Any], files: Sequence[str], host: Host) -> int:
         node.get_logger().error(f"{transport.LOST.format(port=port)}; it ends, to be started again")
         node.finish(LOST_STATUS)
 
-    with transport.reached(end):
+    watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
+    with transport.reached(end), GraphHealth(node, watched) if watched else contextlib.nullcontext():
         if node.autostart and host.start(wait=wait_for_others) is not None:
             return 1
-        watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
-        with ending_if_stuck(), GraphHealth(node, watched) if watched else contextlib.nullcontext():
+        with ending_if_stuck():
             host.wait()
     return node.exit_status or 0
 

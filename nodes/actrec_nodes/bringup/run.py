@@ -25,7 +25,7 @@ from actrec_nodes.bringup.monitor import Change, GraphMonitor
 from actrec_nodes.bringup.performances import PerformanceImages
 from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ending_within, ros, uninterrupted
 from actrec_nodes.bringup.standby import IS_AVAILABLE, Standby, StandbyPlan
-from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S, Child, Supervisor
+from actrec_nodes.bringup.supervisor import START_RETRY_S, Child, Supervisor, wait_before_start
 from actrec_nodes.common import parameter_files, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
@@ -401,7 +401,7 @@ class _Processes:
         """Return the arguments for ROS of one node."""
         own: dict[str, Any] = {"autostart": True}
         if again:  # the others run already, and no longer wait for it
-            own["start_retry_s"] = LONGEST_PAUSE_S
+            own["start_retry_s"] = START_RETRY_S
         else:
             own |= graph.start_after(graph.find(name), self._chosen.specs, first=[GraphMonitor.NAME])
         own.update(self._chosen.overrides.get(name, {}))
@@ -428,4 +428,8 @@ def _in_processes(chosen: Plan, context: Context, host: Host, monitor: GraphMoni
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the executable `graph`: `actrec run` for launch files."""
+    try:
+        wait_before_start("graph")
+    except KeyboardInterrupt:
+        return 0
     return cli.main(["run", *(sys.argv[1:] if argv is None else argv)])

@@ -1,11 +1,17 @@
 """Processes that are started again with growing pauses after they have died."""
 
+import atexit
+import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0  # before a process is started again; doubled from one to the next
@@ -13,6 +19,9 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Environment variable by which all threads of a process share glibc's memory, unless the user has set it. Else a node
 that subscribes in other DDS participants, each of a dozen threads, because its camera hangs, takes 6 MB each time."""
 
+START_RETRY_S = (
+    5.0  # longest pause until a node that could not start tries again: its camera may be plugged in any time
+)
 HEALTHY_S = 60.0  # after a process has lived this long, its next pause is the first again
 ATTEMPTS = 3  # starts of a process in a row that end with an error of its settings, before it is given up
 STOP_S = 15.0  # time for processes to end
@@ -36,6 +45,37 @@ class Backoff:
             self._next_s = self._first_s
         pause, self._next_s = self._next_s, min(2 * self._next_s, self._longest_s)
         return pause
+
+
+RESPAWNS = "ACTREC_RESPAWNS"
+"""Environment variable of the processes that launch starts: a folder with their last starts."""
+
+
+def respawn_environment() -> dict[str, str]:
+    """Return the variable `RESPAWNS` with a new folder, which this process removes as it ends."""
+    folder = tempfile.mkdtemp(prefix="actrec_respawns_")
+    atexit.register(shutil.rmtree, folder, True)
+    return {RESPAWNS: folder}
+
+
+def wait_before_start(name: str) -> None:
+    """Pause before a process starts if it was started shortly before, as launch's own pause is always the same.
+
+    The first new start within `HEALTHY_S` waits for `FIRST_PAUSE_S`, each further one twice as long.
+    """
+    folder = os.environ.get(RESPAWNS, "")
+    if not folder:
+        return
+    file, now, last, parent = Path(folder, name), time.time(), {"start": 0.0, "pause": 0.0}, os.getppid()
+    with contextlib.suppress(OSError, ValueError):
+        last = json.loads(file.read_text(encoding="utf-8"))
+    pause = 0.0
+    if 0 <= now - last["start"] < HEALTHY_S:
+        pause = min(max(2 * last["pause"], FIRST_PAUSE_S), LONGEST_PAUSE_S)
+    with contextlib.suppress(OSError):
+        file.write_text(json.dumps({"start": now + pause, "pause": pause}), encoding="utf-8")
+    while time.time() < now + pause and os.getppid() == parent:
+        time.sleep(0.05)
 
 
 class Child(Protocol):

@@ -305,7 +305,7 @@ class FrameNode(ActrecNode[ConfigT]):
             if frames is not None:
                 frames.settle()
                 if self._deafness.update(frames.images, self._sends_nothing) and frames.renew():
-                    self.get_logger().info(self._deafness.renew("image"))
+                    self.get_logger().info(self._deafness.line("image"))
             now = time.monotonic()
             if any(output.get_subscription_count() for output in self._outputs):
                 self._wanted_at = now

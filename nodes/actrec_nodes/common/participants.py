@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from actrec_nodes.common.lifecycle import one_line
@@ -24,6 +26,22 @@ DEAF_S = 3.0  # time without a message from a publisher until a node subscribes 
 LONGEST_RENEW_S = 300.0
 PAUSED_S = 1.0  # longer between two updates: the process did not run, so nothing could arrive
 CLOSE_S = 2.0  # time for the thread of a participant to end
+
+
+def bare_node(name: str, context: Context, **options: Any) -> Node:
+    """Return a node without services, logs and arguments: SROS2 policies allow none under a name that they do not have.
+
+    A name can also be registered for rosout once, and a participant is replaced before the old one is closed.
+    """
+    return Node(
+        name,
+        context=context,
+        use_global_arguments=False,
+        enable_rosout=False,
+        start_parameter_services=False,
+        parameter_overrides=[Parameter("start_type_description_service", value=False)],
+        **options,
+    )
 
 
 class Deafness:
@@ -45,14 +63,16 @@ class Deafness:
         if count != self._count or now - self._updated > PAUSED_S or not sends_nothing():
             self._count, self._since, self._wait_s, self._due = count, now, DEAF_S, now + DEAF_S
         self._updated = now
-        return now >= self._due
-
-    def renew(self, what: str) -> str:
-        """Wait for longer until the next time; return a line about the subscription to `what`."""
-        now = time.monotonic()
+        if now < self._due:
+            return False
         self._wait_s = min(2 * self._wait_s, LONGEST_RENEW_S)
-        self._due = now + self._wait_s
-        return f"no {what} for {now - self._since:.0f} s: subscribed again, in case that DDS has lost the connection"
+        self._due = now + self._wait_s  # even if this attempt fails
+        return True
+
+    def line(self, what: str) -> str:
+        """Return a line for the log about the new subscription to `what`."""
+        silent_s = time.monotonic() - self._since
+        return f"no {what} for {silent_s:.0f} s: subscribed again, in case that DDS has lost the connection"
 
 
 class Participant:
@@ -69,8 +89,7 @@ class Participant:
         rclpy.init(args=["--ros-args", *enclave], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         name, space = f"{node.get_name()}_{purpose}", node.get_namespace()
         self._logger = node.get_logger()
-        # A name can be registered for rosout once, and a participant is replaced before the old one is closed.
-        self.node = Node(name, context=self._context, namespace=space, use_global_arguments=False, enable_rosout=False)
+        self.node = bare_node(name, self._context, namespace=space)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._stopping = False

@@ -81,6 +81,13 @@ class DaemonExecutor(Executor):
                 future.set_exception(error)
 
 
+@dataclasses.dataclass
+class _Request:
+    """A request for a model, which may be ended."""
+
+    ended: str = ""  # why
+
+
 class ModelLoader:
     """Loads the models of a recognizer, by its parameters `backend`, `allow_fallback` and `trusted_models`.
 
@@ -97,11 +104,33 @@ class ModelLoader:
         self._later, self._first = DaemonExecutor("load_model"), DaemonExecutor("configure")
         self._lister = DaemonExecutor("list_models")
         self._opening: list[Session] = []  # warmed up now
+        self._request = _Request()  # of the models that are loaded or queued now
+        self._in_thread = threading.local()
         self._closing = False
 
     def submit(self, call: Callable[..., Any], *args: Any) -> "Future[Any]":
-        """Queue a call in the thread of later models."""
-        return self._later.submit(call, *args)
+        """Queue a call in the thread of later models; `end_loads` ends its load."""
+        request = self._request
+
+        def run() -> Any:
+            self._in_thread.request = request
+            return call(*args)
+
+        return self._later.submit(run)
+
+    def end_loads(self, why: str) -> None:
+        """End the loads of later models: the build of an engine, or the first runs of a network. Returns at once."""
+        (ended, self._request), opening = (self._request, _Request()), self._opening[:]
+        ended.ended = why
+
+        def abort() -> None:
+            while remaining := [session for session in opening if session in self._opening]:
+                for session in remaining:  # again and again: its run may be about to begin
+                    session.abort()
+                time.sleep(POLL_S)
+
+        if opening:
+            threading.Thread(target=abort, name="abort", daemon=True).start()
 
     def load_first(self, model: str, replace: Callable[[str], None]) -> Session:
         """Load a model in another thread, and give up if the process is to end: a library may take minutes.
@@ -119,16 +148,25 @@ class ModelLoader:
     def load(self, model: str, backend: str = "") -> Session:
         """Load a model in this thread, by default in the node's backend. Raises as `inference.load`."""
         name, opened = backend or self._backend(model), []
-        options = self._options(name)
+        options, request = self._options(name), getattr(self._in_thread, "request", _Request())
+
+        def check() -> None:
+            if request.ended:
+                raise AbortedError(request.ended)
 
         def opening(session: Session) -> None:
             opened.append(session)
             self._opening.append(session)
+            check()
 
         if hasattr(inference.BACKENDS.get(name), "ready"):
-            options["progress"] = self._report_build(model)
+            options["progress"] = self._report_build(model, check)
         try:
+            check()
             return inference.load(self._find(model), name, opened=opening, **options)
+        except AbortedError:
+            check()
+            raise
         finally:
             self._node.busy = ""
             for session in opened:
@@ -169,7 +207,7 @@ class ModelLoader:
         self._later.submit(replace, model)
         return self.load(model, FALLBACK)
 
-    def _report_build(self, model: str) -> Callable[[str, int, int], None]:
+    def _report_build(self, model: str, check: Callable[[], None]) -> Callable[[str, int, int], None]:
         """Return the function that reports each step of the build of an engine, and raises to end it."""
         node, began, reported = self._node, time.monotonic(), float("-inf")
 
@@ -177,6 +215,7 @@ class ModelLoader:
             nonlocal reported
             if self._closing:
                 raise AbortedError("the node is shutting down")
+            check()
             now = time.monotonic()
             node.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {now - began:.0f} s"
             if now - reported >= 1.0:  # the timer of the node does not run while it is configured
