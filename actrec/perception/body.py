@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from actrec.perception.networks import (
     PRESENCE,
@@ -20,6 +19,7 @@ from actrec.perception.networks import (
     Region,
     SourceImage,
     angle_towards,
+    sigmoid,
 )
 from actrec.perception.pipeline import BodyEstimatorConfig, Detection
 from actrec.types import RgbdFrame
@@ -112,7 +112,7 @@ class BlazePose(Estimator):
             shares = refine(landmarks[:, :2] / np.float32(self._landmarker.file.edge), found["heatmaps"][index])
             points = region.to_image(shares)
             # Visibility, and presence within the image.
-            scores = expit(landmarks[:33, 3:]).min(axis=1).astype(np.float32)
+            scores = sigmoid(landmarks[:33, 3:]).min(axis=1).astype(np.float32)
             world = region.turned(found["world"][index, :33])
             detection = Detection("mediapipe_33", points[:33], world, scores)
             poses.append((detection, _region_from_circle(*points[list(CIRCLE)])))
@@ -134,7 +134,7 @@ def refine(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     known = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     rows_in, columns_in = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     logits = heatmaps[np.arange(count)[:, None, None], rows_in[:, :, None], columns_in[:, None, :]]
-    weight = np.where(known, expit(logits), 0.0)
+    weight = np.where(known, sigmoid(logits), 0.0)
     total = np.maximum(weight.sum(axis=(1, 2)), 1e-12)
     x = (weight.sum(axis=1) * columns).sum(axis=1) / total / width
     y = (weight.sum(axis=2) * rows).sum(axis=1) / total / height

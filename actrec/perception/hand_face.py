@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from actrec.perception.networks import (
     PRESENCE,
@@ -24,6 +23,7 @@ from actrec.perception.networks import (
     SourceImage,
     angle_towards,
     region_around,
+    sigmoid,
 )
 from actrec.perception.pipeline import Detection, FacePerceptionConfig, HandPerceptionConfig
 from actrec.skeleton import layouts
@@ -344,7 +344,7 @@ class BlazeFace(Estimator):
         if not shown:
             return [None] * len(regions)
         found = self._mesher.run(image, shown)
-        present = expit(found["presence"]) >= PRESENCE
+        present = sigmoid(found["presence"]) >= PRESENCE
         shares = found["landmarks"] / np.float32(self._mesher.file.edge)
         meshes = (
             region.to_image(mesh) if known else None for region, mesh, known in zip(shown, shares, present, strict=True)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from actrec.skeleton.windows import OneEuro
 from actrec.types import NANOSECONDS, Body
@@ -81,7 +80,9 @@ class Tracker:
     config_class = TrackerConfig
 
     def __init__(self, **options: Any):
-        self.config = build(TrackerConfig, options)
+        from scipy.optimize import linear_sum_assignment  # takes 0.8 s, and nodes of hands and faces need none
+
+        self.config, self._assign = build(TrackerConfig, options), linear_sum_assignment
         self._tracks: list[Track] = []
         self._detected: set[str] = set()
         self._count = 0
@@ -119,7 +120,7 @@ class Tracker:
         costs = costs.reshape(len(self._tracks), len(bodies))
         unmatched, detected = set(range(len(bodies))), set[str]()
         gates = np.array([[self._gate(track, stamp_ns)] for track in self._tracks]).reshape(-1, 1)
-        for row, column in zip(*linear_sum_assignment(np.where(costs <= gates, costs, FAR)), strict=True):
+        for row, column in zip(*self._assign(np.where(costs <= gates, costs, FAR)), strict=True):
             if costs[row, column] <= gates[row]:
                 self._tracks[row].update(stamp_ns, bodies[column])
                 unmatched.discard(int(column))

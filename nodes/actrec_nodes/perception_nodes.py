@@ -16,6 +16,7 @@ from sensor_msgs.msg import Imu
 
 from actrec import inference
 from actrec.perception import pipeline
+from actrec.perception.tracking import Tracker
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.config import setting
@@ -232,6 +233,12 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
     message_class = SkeletonArray
     topic = topics.SKELETONS
     to_message = conversions.bodies_to_message
+
+    @classmethod
+    def preload(cls, value: Callable[[str], Any]) -> None:
+        """Import the tracker's SciPy, too."""
+        super().preload(value)
+        Tracker()
 
     def figures(self) -> dict[str, float | int | str]:
         """Return the direction of gravity and its source, the size of people by depth, and the warning about it."""
