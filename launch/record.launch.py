@@ -4,12 +4,15 @@ Example:
   ros2 launch actrec record.launch.py out:=/data/kitchen namespace:=robot duration_s:=60.0
 """
 
+import os
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from actrec_nodes.bringup import launching
+from actrec_nodes.bringup.processes import PARENT
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -30,5 +33,6 @@ def recorder(context: LaunchContext) -> list[Node]:
             namespace=given["namespace"],
             output="screen",
             parameters=[launching.recording(given)],
+            additional_env={PARENT: str(os.getpid())},  # it does not outlive a killed launch
         )
     ]

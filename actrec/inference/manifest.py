@@ -63,7 +63,8 @@ def read() -> dict[str, ListedPackage]:
 def describe(folder: Path) -> ListedPackage:
     """Return the entry of a package's folder."""
     described = package.load(folder)
-    contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name in package.FILES}
+    paths = [path for path in sorted(folder.iterdir()) if path.name in package.FILES]
+    contents = {path.name: folders.read_file(path, package.MAX_BYTES) for path in paths}
     files = tuple(ListedFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items())
     provenance = described.provenance
     return ListedPackage(folder.name, described.family, provenance.dataset, provenance.license, described.labels, files)

@@ -29,6 +29,9 @@ PRECISIONS = ("float32", "float16", "int8")
 FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(f"model.{name}.onnx" for name in PRECISIONS[1:]))
 """Files of a package's folder; the first one makes it a package."""
 
+MAX_BYTES = 1 << 31
+"""Limit of each file: an ONNX file, a protocol buffer, cannot have more."""
+
 UNTRAINED = "none"  # dataset of an untrained network
 _TAKEN = {
     "stretched": "cut out and stretched into the window",
@@ -36,7 +39,6 @@ _TAKEN = {
     "subsequences": "cut into sub-sequences",
 }
 _MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
-_MAX_DESCRIPTION_BYTES = 1 << 20
 _REMEDY = "get or export the package again (`actrec models` lists the installed packages)"
 
 
@@ -254,7 +256,7 @@ class ModelPackage:
         """
         file, expected = self.onnx_path(precision), self.onnx_sha256(precision)
         try:
-            content = file.read_bytes()
+            content = folders.read_file(file, MAX_BYTES)
         except OSError as error:
             raise PackageError(f"{file}: {error.strerror or error}; {_REMEDY}") from error
         found = hashlib.sha256(content).hexdigest()
@@ -349,13 +351,15 @@ def _read_yaml(folder: Path, file: Path) -> Any:
     try:
         if not folders.is_folder(folder):
             raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
-        if file.stat().st_size > _MAX_DESCRIPTION_BYTES:
-            raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
-        content = file.read_bytes()
+        content = folders.read_file(file)
         # The first part of a YAML file is YAML, too. Files of earlier versions do not have these two marks.
-        if content.startswith(b"---") and not content.rstrip().endswith(b"\n..."):
+        has_marks = content.startswith(b"---")
+        if has_marks and not content.rstrip().endswith(b"\n..."):
             raise PackageError(f"{file} is cut off: it does not end with `...`; {_REMEDY}")
-        return yaml.safe_load(content)
+        mapping = yaml.safe_load(content)
+        if not has_marks and isinstance(mapping, dict) and not content.endswith(b"\n"):
+            raise PackageError(f"{file} is cut off: its last line does not end; {_REMEDY}")
+        return mapping
     except OSError as error:
         trained: list[Path] = []
         with contextlib.suppress(OSError):

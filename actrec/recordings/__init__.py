@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from actrec.skeleton.sequence import open_npz
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import TYPICAL_FOV_DEG, from_fov, from_hfov, from_yaml
 from actrec.utils.camera_model import make_intrinsics
@@ -133,6 +132,8 @@ def existing_path(path: str | Path) -> Path:
         raise DeviceError(f"recording '{path}' cannot be read: {error.strerror}") from error
     if not is_there:
         raise DeviceError(f"there is no recording '{path}'; check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise DeviceError(f"'{path}' is a pipe or a device, no recording: copy it to a file, or take driver webcam")
     return path
 
 
@@ -182,8 +183,10 @@ def skeleton_format(path: Path) -> str | None:
     if path.suffix != ".npz" or not path.is_file():
         return _SKELETON_SUFFIXES.get(path.suffix)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             keys = set(archive.files)
+    except InputError:
+        raise
     except Exception as error:  # zipfile and numpy raise various errors for a damaged file
         raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
     found = next((name for name, own in _NPZ_KEYS.items() if {"xyz", "length"} | own <= keys), None)

@@ -178,19 +178,25 @@ def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
     return cv2.cvtColor(decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def decompress_depth(transport_format: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
+def decompress_depth(
+    transport_format: str, data: bytes | np.ndarray, scale: float = 0.0, shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """Decode a 16-bit PNG, or data of `compressed_depth_image_transport`, to [H, W] float32 meters.
 
     `transport_format` is the message's `format`, e.g. "16UC1; compressedDepth png" or "png"; `scale` is as for `depth`.
 
     Raises:
         DamagedImageError: The image cannot be decoded.
-        InputError: The image is not 16-bit.
+        InputError: The image is not 16-bit, or by its header not of the expected `shape` (H, W).
     """
     raw = np.frombuffer(data, np.uint8)
     transport = "compressedDepth" in transport_format
     body = raw[_COMPRESSED_DEPTH_HEADER.size :] if transport else raw
-    image = decode_rvl(body) if transport and "rvl" in transport_format else decode(body, cv2.IMREAD_UNCHANGED)
+    image = (
+        decode_rvl(body, shape)
+        if transport and "rvl" in transport_format
+        else decode(body, cv2.IMREAD_UNCHANGED, shape)
+    )
     if image.ndim != 2 or image.dtype != np.uint16:
         raise InputError(
             f"compressed depth '{transport_format}' is {image.dtype}{list(image.shape)}, expected uint16[H, W]"
@@ -203,13 +209,14 @@ def decompress_depth(transport_format: str, data: bytes | np.ndarray, scale: flo
     return np.where((image > 0) & (meters > 0), meters, np.nan).astype(np.float32)
 
 
-def decode(data: bytes | memoryview | np.ndarray, flags: int) -> np.ndarray:
+def decode(data: bytes | memoryview | np.ndarray, flags: int, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Decode a JPEG, PNG or BMP as `cv2.imdecode` does, but refuse a size that its bytes cannot hold.
 
     OpenCV allocates the size in the header first: a damaged header takes up to 3 GB.
 
     Raises:
         DamagedImageError: The image cannot be decoded.
+        InputError: By its header, it is not of the expected `shape` (H, W).
     """
     raw = np.frombuffer(data, np.uint8)
     image = None
@@ -220,6 +227,7 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int) -> np.ndarray:
                 f"a compressed image of {len(raw)} bytes cannot be decoded: its header is damaged, as {width}×{height} "
                 f"pixels do not fit in (at most {limit})"
             )
+        _check_shape(shape, width, height)
         image = cv2.imdecode(raw, flags)
     if image is None:
         raise DamagedImageError(f"a compressed image of {len(raw)} bytes cannot be decoded; expected JPEG or PNG")
@@ -262,15 +270,26 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         at += 1 if marker in _JPEG_ALONE else 1 + (data[at + 1] << 8 | data[at + 2])
 
 
-def decode_rvl(data: np.ndarray) -> np.ndarray:
+def _check_shape(shape: tuple[int, int] | None, width: int, height: int) -> None:
+    """Raise InputError if a size is not the expected one: a few bytes may stand for millions of pixels."""
+    if shape not in (None, (height, width)):
+        raise InputError(
+            f"depth is {[height, width]} but {list(shape or ())} is expected: register depth to color first "
+            "(align_depth in the camera driver)"
+        )
+
+
+def decode_rvl(data: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Decode RVL bytes [N], with width and height first, to [H, W] uint16.
 
     Raises:
         DamagedImageError: The data is truncated or invalid.
+        InputError: By its header, it is not of the expected `shape` (H, W).
     """
     if len(data) >= _RVL_HEADER.size:
         width, height = _RVL_HEADER.unpack(data[: _RVL_HEADER.size].tobytes())
         if 0 < width * height <= _MAX_PIXELS:
+            _check_shape(shape, width, height)
             words = data[_RVL_HEADER.size :]
             image = np.zeros(width * height, np.uint16)
             if _kernel(_unpack_rvl)(words[: len(words) // 4 * 4].view("<u4").astype(np.uint32), image):

@@ -28,16 +28,19 @@ from actrec.recordings.image_decoding import (
     depth_in_millimeters,
 )
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec.skeleton.sequence import load_npz, stamps_at
+from actrec.skeleton.sequence import MAX_FILE_BYTES, load_npz, stamps_at
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.folders import read_file
 
 FPS = 30.0  # Hz, of a folder with numbered files and no `fps` in its intrinsics.yaml
 NPZ_NAME = "depth_mm.npz"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, ".bmp"})
 COLOR_FOLDERS = ("rgb", "color", "colour")
+
+_MAX_PIXEL_BYTES = 8  # of depth: other types than uint16 are refused later, with their name
 
 _File = tuple[float, Path]
 """Number (or stamp in s) and path of an image."""
@@ -69,7 +72,8 @@ class FolderRecording(Recording):
         scale, fps = (calibration_files.positive_number(file, content, key) for key in ("depth_scale", "fps"))
         self.intrinsics = resolve_intrinsics(self.path, config, width, height, self.path)
         npz = self.path / NPZ_NAME
-        self._npz = load_npz(npz, ("depth",))["depth"] if npz.is_file() and not depth else None
+        limit = _MAX_PIXEL_BYTES * len(color) * height * width + (1 << 20)
+        self._npz = load_npz(npz, ("depth",), limit)["depth"] if npz.is_file() and not depth else None
         self._pairs = self._pair_images(color, depth)
         played = {file for file, _ in self._pairs}
         stamps = _stamps([number for number, _ in color], config.fps or fps or FPS)
@@ -173,7 +177,7 @@ def read_image(file: Path, flags: int) -> np.ndarray:
         InputError: There is no such file, or it is not an image, or truncated.
     """
     with contextlib.suppress(OSError, DamagedImageError):
-        return decode(np.fromfile(file, np.uint8), flags)
+        return decode(read_file(file, MAX_FILE_BYTES), flags)
     raise InputError(f"'{file}' cannot be decoded: truncated or not an image; copy it again")
 
 

@@ -30,6 +30,7 @@ from actrec.skeleton.layouts import (
 from actrec.skeleton.sequence import (
     SkeletonSequence,
     check_distance,
+    open_npz,
     place_before_camera,
     stamps_at,
 )
@@ -51,6 +52,7 @@ _PERIOD_S = (1e-3, 2.0)
 _SIZE_M = {True: (0.04, 0.5), False: (0.4, 3.0)}  # of hands, of people
 _UNITS = {"mm": 1000, "cm": 100}
 _MOST_BODIES = 16
+_MAX_BYTES = 1 << 30  # of arrays: 16 hours of a person in float64
 _UPRIGHT = 0.5  # cosine of the largest angle between people's backs and `up`, and between a camera's `up` and level
 _BODY_ID = re.compile(r"[A-Za-z]\w*")
 
@@ -94,9 +96,11 @@ def _load(path: Path) -> Arrays:
         raise DeviceError(f"there is no file '{path}'; check the path")
     arrays: Arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path, _MAX_BYTES) as archive:
             for name in archive.files:
                 arrays[name] = archive[name]
+    except InputError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy raise various errors
         if "allow_pickle" in str(error):
             raise InputError(

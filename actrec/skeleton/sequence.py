@@ -1,5 +1,6 @@
 """Skeleton sequences: the joints of a whole recording in the data contract."""
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25, convert
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.folders import read_file
 from actrec.utils.geometry import kinect_to_optical
 
 FARTHEST_M = 1000.0
@@ -20,6 +22,9 @@ CAMERA_HEIGHT_M, NEAREST_M = 1.0, 2.5
 
 TRACKED_SCORES = np.array([0.0, 0.5, 1.0], dtype=np.float32)
 """Score of a Kinect tracking state: 0 not tracked, 1 inferred, 2 tracked."""
+
+MAX_FILE_BYTES, MAX_ARRAYS_BYTES = 1 << 30, 1 << 31
+"""Limit of a file that is read as a whole, and of the arrays of an .npz together."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,9 @@ def stamps_at(fps: float, frames: int) -> np.ndarray:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a recording; raise DeviceError if it cannot be read."""
+    """Return the content of a recording; raise DeviceError if it cannot be read, or is larger than 1 GiB."""
     try:
-        return path.read_bytes()
+        return read_file(path, MAX_FILE_BYTES)
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
 
@@ -176,19 +181,29 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     """Return the text of a recording; raise as `read_bytes`, and InputError if it is not text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}' is not UTF-8 text: it is corrupt or has another format or encoding") from error
 
 
-def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Load arrays of an .npz without pickles; raise InputError if it is corrupt or lacks one of `keys`."""
+def open_npz(path: Path, limit: int = MAX_ARRAYS_BYTES) -> Any:
+    """Open an .npz as `np.load` does, without pickles; raise InputError if its arrays have more than `limit` bytes."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())  # a member is read up to this size
+    if size > limit:
+        raise InputError(
+            f"'{path}' holds {size / 1e6:,.0f} MB of arrays, at most {limit / 1e6:,.0f} MB are read: it is damaged, or "
+            "must be split"
+        )
+    return np.load(path, allow_pickle=False)
+
+
+def load_npz(path: Path, keys: tuple[str, ...], limit: int = MAX_ARRAYS_BYTES) -> dict[str, np.ndarray]:
+    """Load arrays of an .npz; raise InputError if it is corrupt, too large (`open_npz`) or lacks one of `keys`."""
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path, limit) as archive:
             missing = [key for key in keys if key not in archive.files]
             if missing:
                 raise InputError(f"'{path}' has no array {', '.join(missing)}; it has: {', '.join(archive.files)}")

@@ -97,7 +97,7 @@ def rectified(topic: str) -> bool:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raise DeviceError if it cannot be read, InputError if it is not a mapping."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(folders.read_file(path))
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:

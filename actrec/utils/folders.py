@@ -1,9 +1,10 @@
-"""Folders of the user for ROS's logs, caches and calibrations, with the variables that move them; atomic writing.
+"""Folders of the user for ROS's logs, caches and calibrations, with the variables that move them; reading and writing.
 
 Services and containers run without a home folder, or with a read-only one.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -15,6 +16,9 @@ from typing import Any
 from actrec.utils.errors import DeviceError, PackageError
 
 NO_HOME = "a path starts with ~, but there is no such home folder: write the whole path, or set HOME"
+
+MAX_TEXT_BYTES = 1 << 20
+"""Limit of a file that people write or read: settings, a description, a calibration."""
 
 _PROBE_BYTES = 4096
 
@@ -112,6 +116,51 @@ def prepare_ros_logs(environment: MutableMapping[str, str] = os.environ) -> str:
     except DeviceError as error:
         raise DeviceError(f"ROS cannot write its logs to {folder} ({cause}), and {error}; {remedy}") from error
     return f"ROS's logs go to {environment['ROS_LOG_DIR']}, because {folder} cannot be written ({cause}): {remedy}"
+
+
+def others_can_change(folder: Path) -> Path | None:
+    """Return a path that users other than root and this one can replace: a folder, a file in it, or a folder above it.
+
+    None if there is none, and on Windows. Hidden files do not count; a link in the folder counts. Folders above may be
+    writable by a group, as a user's folders are by default on Ubuntu.
+    """
+    if not hasattr(os, "getuid"):
+        return None
+    folder = folder.resolve()
+    inside = [folder, *(file for file in folder.glob("*") if not file.name.startswith("."))]
+    for path in (*inside, *folder.parents):
+        with contextlib.suppress(FileNotFoundError):  # not made yet, or replaced meanwhile
+            status, writers = path.lstat(), 0o022 if path in inside else 0o002
+            is_sticky = path not in inside and status.st_mode & stat.S_ISVTX  # there, only owners rename
+            if not is_sticky and (status.st_uid not in (0, os.getuid()) or status.st_mode & writers):
+                return path
+    return None
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file as an `opener` of `open`: a pipe without its other end does not block."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
+
+
+def read_file(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: It cannot be read, has more than `limit` bytes, or is a pipe or a device, which may never end.
+    """
+    _checked_size(path, path.stat(), limit)  # before it is opened, which has effects on some devices
+    with open(path, "rb", opener=open_at_once) as file:
+        return file.read(_checked_size(path, os.fstat(file.fileno()), limit))
+
+
+def _checked_size(path: Path, status: os.stat_result, limit: int) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit / (1 << 20):g} MiB", str(path))
+    return status.st_size
 
 
 def write_file(path: Path, content: bytes, remedy: str = "choose another place", mode: int = 0) -> None:

@@ -214,13 +214,15 @@ class GravityFilter:
             if before is None or self._up is None or not 0 < stamp_ns - before < MAX_GAP_S * NANOSECONDS:
                 return
             # The world turns the other way in the sensor's axes.
-            turn = self._to_frame @ np.asarray(angular_velocity, np.float64) * (before - stamp_ns) / NANOSECONDS
+            with np.errstate(invalid="ignore"):  # infinite numbers
+                turn = self._to_frame @ np.asarray(angular_velocity, np.float64) * (before - stamp_ns) / NANOSECONDS
             if np.isfinite(turn).all():
                 self._up = _unit(_rotate(self._up, turn))
 
     def add(self, stamp_ns: int, acceleration: np.ndarray) -> None:
         """Add a sample of the accelerometer, [3] m/s² in the sensor's axes: against gravity at rest."""
-        measured = self._to_frame @ np.asarray(acceleration, np.float64)
+        with np.errstate(invalid="ignore"):  # infinite numbers
+            measured = self._to_frame @ np.asarray(acceleration, np.float64)
         with self._lock:
             before, self._last_ns, self._heard_s = self._last_ns, stamp_ns, time.monotonic()
             if before is not None and not 0 <= stamp_ns - before < MAX_GAP_S * NANOSECONDS:

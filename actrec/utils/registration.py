@@ -26,6 +26,9 @@ class Registration:
         depth, color: Intrinsics of the images, with distortion.
         geometry: Pose, scale and bias of the depth camera.
 
+    Attributes:
+        shape: Height and width of the depth images.
+
     Raises:
         InputError: The color camera has a fisheye lens.
     """
@@ -33,7 +36,7 @@ class Registration:
     def __init__(self, depth: Intrinsics, color: Intrinsics, geometry: DepthGeometry):
         if color.lens:
             raise InputError(f"depth is not registered to images of {color.lens} lenses: use rectified color images")
-        self._size = depth.height, depth.width
+        self.shape = depth.height, depth.width
         self._color = color
         self._scale, self._bias = geometry.scale, geometry.bias
         self._pose = np.ascontiguousarray(geometry.to_color[:3], np.float64)
@@ -48,9 +51,9 @@ class Registration:
 
     def register(self, depth: np.ndarray) -> np.ndarray:
         """Return depth [h, w] float32 m, NaN if missing, in the color camera's image: [H, W] float32 m."""
-        if depth.shape != self._size:
+        if depth.shape != self.shape:
             raise InputError(
-                f"depth is {list(depth.shape)}, but its intrinsics are for {list(self._size)}: use its own"
+                f"depth is {list(depth.shape)}, but its intrinsics are for {list(self.shape)}: use its own"
             )
         c = self._color
         camera = np.array([c.fx, c.fy, c.cx, c.cy])

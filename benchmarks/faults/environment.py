@@ -101,12 +101,17 @@ def clock(hours: float) -> Callable[[Outcome], None]:
                 count, since_ns = len(graph.monitor.labels), time.time_ns()
                 with state.open("r+b") as file:
                     file.write(struct.pack("d", 3600.0 * hours))
-                came = graph.monitor.wait_for(lambda: len(graph.monitor.labels) > count + 5, LOST_S)
+
+                def is_back() -> bool:
+                    return any(label.is_answer and label.frame_ns > since_ns for label in graph.monitor.labels[count:])
+
+                came = graph.monitor.wait_for(is_back, LOST_S)
                 outcome.add((time.time_ns() - since_ns) / NANOSECONDS if came else None)
-                count = len(graph.monitor.labels)
                 graph.settle(BROKEN_S)
-                outcome.figures["labels"] = len(graph.monitor.labels) - count
-                outcome.require(len(graph.monitor.labels) > count, "no labels afterwards")
+                labels = [label.timed_here() for label in graph.monitor.labels_since(count) if label.frame_ns]
+                outcome.add_labels(labels)
+                outcome.figures["labels"] = len(labels)
+                outcome.require(bool(labels), "no labels afterwards")
                 outcome.require(not graph.tracebacks(), f"{graph.tracebacks()} tracebacks")
         outcome.check(STOP_MAX_S)
 

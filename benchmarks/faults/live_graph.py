@@ -21,6 +21,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
+from actrec.recognition import RecognitionConfig
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup import transport
@@ -32,6 +33,11 @@ START_S = 120.0  # time for the first label
 STOP_S = 40.0  # time for a graph to end after SIGINT
 STALE_S = RecognizerConfig.stale_s
 """Largest age of the frame of a label when it is published: the contract of the recognizer."""
+
+MIN_S = RecognitionConfig.min_seconds
+"""Time for which a person is tracked before the network is asked."""
+
+FRAMES = 1000  # of the newest frames, the monitor keeps the times of receipt
 
 OUTPUTS: dict[str, tuple[type, str, Any]] = {
     "camera_node": (CameraInfo, topics.COLOR_INFO, topics.IMAGE_SUBSCRIBER),
@@ -45,7 +51,13 @@ OUTPUTS: dict[str, tuple[type, str, Any]] = {
 
 
 class Label(NamedTuple):
-    """A received label: stamp of its frame, times of its publication and its arrival (ns of the system clock)."""
+    """A received label.
+
+    Attributes:
+        stamp_ns, published_ns: Stamp of its frame and time of its publication, by the clock of the nodes.
+        received_ns, frame_ns: Times at which the monitor received it and its frame's camera_info; 0 without the latter.
+        window_s: Time from the oldest frame that was used to the newest.
+    """
 
     stamp_ns: int
     published_ns: int
@@ -53,6 +65,9 @@ class Label(NamedTuple):
     body_id: str
     label: str
     class_id: int
+    reason: str = ""
+    window_s: float = MIN_S
+    frame_ns: int = 0
 
     @property
     def age_s(self) -> float:
@@ -64,6 +79,15 @@ class Label(NamedTuple):
         """Whether the label is an action and its frame was older than `STALE_S`; `unknown` is never stale."""
         return self.class_id >= 0 and self.age_s > STALE_S
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the network was asked about a person, who is in view for long enough; it may answer `unknown`."""
+        return bool(self.body_id) and not self.reason and self.window_s > MIN_S - 1e-3
+
+    def timed_here(self) -> "Label":
+        """Return the label with times of the monitor's clock alone, for nodes whose clock is set."""
+        return self._replace(stamp_ns=self.frame_ns, published_ns=self.received_ns)
+
 
 class Monitor(Node):
     """Receives labels, the newest output of each node, and the nodes' statistics."""
@@ -72,6 +96,7 @@ class Monitor(Node):
         super().__init__("actrec_faults", **node_options)
         self.labels: list[Label] = []
         self._newest_ns: dict[str, int] = {}
+        self._frames_ns: dict[int, int] = {}
         self._statistics: dict[str, dict[str, Any]] = {}
         self._condition = threading.Condition()
         for name in nodes:
@@ -88,7 +113,7 @@ class Monitor(Node):
             return self._condition.wait_for(condition, timeout_s)
 
     def newest_ns(self, name: str) -> int:
-        """Return the newest stamp of a node's output; 0 before the first."""
+        """Return the stamp of a node's last output; 0 before the first. Of labels, only `is_answer` counts."""
         return self._newest_ns.get(name, 0)
 
     def statistics(self, name: str) -> dict[str, Any]:
@@ -102,18 +127,33 @@ class Monitor(Node):
 
     def _label(self, message: ActionLabel, info: dict[str, Any]) -> None:
         stamp_ns = conversions.stamp_to_ns(message.header.stamp)
-        label = Label(
-            stamp_ns, info["source_timestamp"], time.time_ns(), message.body_id, message.label, message.class_id
-        )
+        window_s = (stamp_ns - conversions.stamp_to_ns(message.window_start)) / NANOSECONDS
         with self._condition:
+            label = Label(
+                stamp_ns,
+                info["source_timestamp"],
+                time.time_ns(),
+                message.body_id,
+                message.label,
+                message.class_id,
+                message.reason,
+                window_s,
+                self._frames_ns.get(stamp_ns, 0),
+            )
             self.labels.append(label)
-            self._newest_ns["recognizer_node"] = stamp_ns
+            if label.is_answer:
+                self._newest_ns["recognizer_node"] = stamp_ns
             self._condition.notify_all()
 
     def _output(self, name: str) -> Callable[[Any], None]:
         def keep(message: Any) -> None:
+            stamp_ns = conversions.stamp_to_ns(message.header.stamp)
             with self._condition:
-                self._newest_ns[name] = conversions.stamp_to_ns(message.header.stamp)
+                self._newest_ns[name] = stamp_ns
+                if name == "camera_node":
+                    self._frames_ns[stamp_ns] = time.time_ns()
+                    if len(self._frames_ns) > FRAMES:
+                        del self._frames_ns[next(iter(self._frames_ns))]
                 self._condition.notify_all()
 
         return keep
@@ -134,10 +174,11 @@ def camera_arguments(people: int = 1, **settings: Any) -> list[str]:
     return ["--driver", "simulated", *options, "--ros-args", "-p", "statistics_period_s:=1.0"]
 
 
-def run_command(nodes: Sequence[str], *arguments: str) -> list[str]:
-    """Return `actrec run --processes` with these nodes."""
+def run_command(nodes: Sequence[str], *arguments: str, watched: bool = True) -> list[str]:
+    """Return `actrec run --processes` with these nodes, or the same that never kills a node (`unwatched`)."""
     names = ",".join(name.removesuffix("_node") for name in nodes)
-    return [sys.executable, "-m", "actrec", "run", "--processes", "--nodes", names, *arguments]
+    module = ["actrec", "run"] if watched else ["benchmarks.faults.unwatched"]
+    return [sys.executable, "-m", *module, "--processes", "--nodes", names, *arguments]
 
 
 @dataclass
@@ -196,7 +237,7 @@ class LiveGraph:
         return pid
 
     def wait_for_output(self, name: str, since_ns: int, timeout_s: float) -> float | None:
-        """Wait for an output of a node, and then a label, of frames after `since_ns`; return the seconds since then.
+        """Wait for an output of a node, and for an answer, of frames after `since_ns`; return the seconds since then.
 
         None if they do not come within the timeout.
         """
@@ -211,9 +252,9 @@ class LiveGraph:
         """Let the graph work."""
         self.monitor.wait_for(lambda: False, seconds)
 
-    def memory_mb(self) -> float:
-        """Return the resident memory of all nodes that cannot be shared with others, 10^6 bytes."""
-        return sum(private_mb(pid) for name in self.nodes if (pid := self.pid(name)) is not None)
+    def memory_mb(self, names: Sequence[str] = ()) -> float:
+        """Return the resident memory of these or all nodes that cannot be shared with others, 10^6 bytes."""
+        return sum(private_mb(pid) for name in names or self.nodes if (pid := self.pid(name)) is not None)
 
     def text(self) -> str:
         """Return the output of the command."""
@@ -293,9 +334,14 @@ def choose_domain(given: int | None) -> None:
 
 def private_mb(pid: int) -> float:
     """Return the resident memory of a process without files and shared memory, 10^6 bytes; 0 if it has ended."""
+    return memory_of(pid, "RssAnon")
+
+
+def memory_of(pid: int, kind: str) -> float:
+    """Return the line `kind` of the status of a process, 10^6 bytes; 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon"):
+            if line.startswith(kind):
                 return int(line.split()[1]) * 1024 / 1e6
     return 0.0
 

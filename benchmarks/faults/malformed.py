@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from actrec_msgs.action import WaitForAction
 from actrec_msgs.msg import ActionLabel, Face, FaceArray, Hand, HandArray, Skeleton, SkeletonArray
-from builtin_interfaces.msg import Time
+from actrec_msgs.srv import LoadModel
+from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Point32, Vector3, Vector3Stamped
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, Imu
 from std_msgs.msg import Header, String
 
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS, FLOW_ENCODING
@@ -159,9 +161,20 @@ def label(random: Random, now_ns: int) -> ActionLabel:
 
 
 def vector(random: Random, now_ns: int) -> Vector3Stamped:
-    """Return a direction that is none."""
-    values = {axis: float(pick(random, NUMBERS)) for axis in "xyz"}
+    """Return a direction that is none: with a number that is not finite, or without length."""
+    values = {axis: float(pick(random, (0.0, -0.0, 1e-45))) for axis in "xyz"}
+    if random.random() < 0.8:
+        values = {axis: float(pick(random, NUMBERS)) for axis in "xyz"}
+        values[pick(random, "xyz")] = float(pick(random, (math.nan, math.inf, -math.inf)))
     return Vector3Stamped(header=header(random, now_ns), vector=Vector3(**values))
+
+
+def imu(random: Random, now_ns: int) -> Imu:
+    """Return a sample of an accelerometer and a gyroscope with impossible numbers."""
+    acceleration, turn = (Vector3(**{axis: float(pick(random, NUMBERS)) for axis in "xyz"}) for _ in range(2))
+    message = Imu(header=header(random, now_ns), linear_acceleration=acceleration, angular_velocity=turn)
+    message.angular_velocity_covariance[0] = float(pick(random, NUMBERS))
+    return message
 
 
 def text(random: Random, now_ns: int) -> String:
@@ -206,6 +219,7 @@ MAKERS: dict[str, Callable[[Random, int], Any]] = {
     topics.COLOR_INFO: camera_info,
     topics.UP: vector,
     topics.MEASURED_UP: vector,
+    topics.IMU: imu,
     topics.SKELETONS: skeletons,
     topics.HANDS: hands,
     topics.FACE: faces,
@@ -215,6 +229,29 @@ MAKERS: dict[str, Callable[[Random, int], Any]] = {
     topics.ACTION_LABEL: label,
 }
 """Makers of malformed messages by topic; each takes a random generator and the time in ns."""
+
+
+def load_request(random: Random) -> LoadModel.Request:
+    """Return a request for a model that cannot be one."""
+    return LoadModel.Request(package=pick(random, (*TEXTS, "/", ".", "..", "/dev/null", "~nobody/model", "a/" * 300)))
+
+
+def goal(random: Random) -> WaitForAction.Goal:
+    """Return a goal for labels that no model has, with impossible numbers."""
+    return WaitForAction.Goal(
+        labels=[pick(random, TEXTS) for _ in range(int(random.integers(1, 4)))],
+        min_confidence=float(np.float32(pick(random, NUMBERS))),
+        timeout=Duration(sec=pick(random, SECONDS), nanosec=pick(random, (0, 999_999_999, 2**32 - 1))),
+        body_id=pick(random, TEXTS),
+        accept_present=bool(random.random() < 0.5),
+    )
+
+
+REQUESTS: dict[str, Callable[[Random], Any]] = {
+    "recognizer_node/load_model": load_request,
+    "recognizer_node/wait_for_action": goal,
+}
+"""Makers of malformed requests to a service and an action."""
 
 
 def messages(topic: str, number: int, now_ns: Callable[[], int], seed: int = 0) -> Any:

@@ -1,13 +1,18 @@
-"""Campaign of malformed messages on each topic to which a node subscribes."""
+"""Campaign of malformed messages on each topic to which a node subscribes, and of malformed requests."""
 
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from actrec_msgs.action import WaitForAction
+from actrec_msgs.srv import LoadModel
 from lifecycle_msgs.srv import GetState
+from rclpy.action import ActionClient
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
@@ -15,39 +20,45 @@ from actrec.types import NANOSECONDS
 from actrec.utils.errors import DeviceError
 from actrec_nodes.bringup.processes import wait_until_active
 from actrec_nodes.common import topics
-from benchmarks.faults.live_graph import LiveGraph, camera_arguments, run_command, running
-from benchmarks.faults.malformed import MAKERS, messages
+from benchmarks.faults.deaths import NODES, WARM_S
+from benchmarks.faults.live_graph import Label, LiveGraph, camera_arguments, run_command, running
+from benchmarks.faults.malformed import MAKERS, REQUESTS, messages
 from benchmarks.faults.outcome import Outcome, chosen
 from tests.example_scene import ALL, WINDOW
 from tests.tiny_model import write_any
 
-NODES = ("skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node")
+VIEWER = "visualization_node"
+FPS, PERFORMED = 15.0, "wave"  # of the simulated camera
+SEEN = "body_"  # begin of the ids that skeleton_node gives
+REFUSED_GOALS = (WaitForAction.Result.UNKNOWN_LABEL, WaitForAction.Result.INVALID_GOAL)
 VIEWS = ((Image, topics.ANNOTATED_IMAGE), (CompressedImage, topics.ANNOTATED_COMPRESSED), (MarkerArray, topics.MARKERS))
 BURST, PAUSE_S = 20, 0.01  # messages, and the pause after them, so that the queues hold them
 PROBE = 500  # messages between two checks that all nodes answer
 HANG_S, GROWTH_MB, BACK_S = 5.0, 50.0, 15.0
 START_S = 60.0
 WARM_UP = 300  # messages of each topic before the memory is measured
+MESSAGES_A_REQUEST = 100  # a request is answered after up to a second, as the installed models are listed
 
 FOREIGN = re.compile(r"\b(?!(?:Config|MissingLibrary|Device|Package|Input)Error)\w*(?:Error|Exception|error): .{0,100}")
 """An exception in the log that is none of `actrec.utils.errors`: `lifecycle.one_line` writes it with its type."""
 
 
 def storm(times: int, only: Sequence[str] = ()) -> list[Outcome]:
-    """Publish `times` malformed messages on each topic.
+    """Publish `times` malformed messages on each topic, and send a malformed request for each `MESSAGES_A_REQUEST`.
 
-    The graph without a camera receives all topics of its nodes, then a recognizer whose network takes every stream. At
-    the end the simulated camera joins the first graph.
+    All nodes receive them beside the simulated camera, whose person performs one action: its labels must come again,
+    and no other label. Then a recognizer does whose network takes every stream, and is not trained: it has no camera.
     """
-    wanted = chosen(only, MAKERS)
-    everything = [*NODES, "visualization_node"]
-    arguments = ["--ros-args", "-p", "statistics_period_s:=1.0", "-p", "idle_after_s:=0.0"]
-    with running(NODES, command=run_command(everything, *arguments), wait=False, images=True) as graph:
-        outcomes = _attack(graph, everything, [name for name in wanted if name != topics.SCENE_FLOW], times)
-        outcomes.append(_recovery(graph))
+    wanted = chosen(only, (*MAKERS, *REQUESTS))
+    arguments = ["-p", "idle_after_s:=0.0", "-p", "imu:=true"]
+    camera = camera_arguments(fps=FPS, actions=f"[{PERFORMED}]")
+    with running(NODES, command=run_command([*NODES, VIEWER], *camera, *arguments), images=True) as graph:
+        named = [name for name in wanted if name != topics.SCENE_FLOW]
+        outcomes = _attack(graph, [*NODES, VIEWER], named, times)
     with tempfile.TemporaryDirectory() as folder:
         model = str(write_any(Path(folder) / "all", ALL, WINDOW).path)
-        command = run_command(["recognizer_node"], "--model", model, *arguments)
+        statistics = ["--ros-args", "-p", "statistics_period_s:=1.0"]
+        command = run_command(["recognizer_node"], "--model", model, *statistics, *arguments)
         with running(["recognizer_node"], command=command, wait=False, images=True) as graph:
             streams = (topics.HANDS, topics.FACE, topics.SCENE_FLOW, topics.SCENE_FLOW_INFO)
             taken = [*streams, topics.SCENE_FLOW_STATISTICS, topics.COLOR, topics.COLOR_INFO, topics.SKELETONS]
@@ -61,12 +72,12 @@ def _attack(graph: LiveGraph, nodes: Sequence[str], named: Sequence[str], times:
     if missing := wait_until_active(monitor, nodes, START_S):
         raise DeviceError(f"{missing} is not active: … {graph.text()[-500:]}")
     views = [monitor.create_subscription(kind, name, lambda _: None, topics.SMALL) for kind, name in VIEWS]
-    graph.settle(2.0)
-    received = [name for name in named if monitor.count_subscribers(name) - _own(graph, name) > 0]
+    graph.settle(2.0 if where else WARM_S)
+    received = [name for name in named if name in REQUESTS or monitor.count_subscribers(name) > _own(graph, name)]
     if where == "" and (unknown := _unknown(graph)):
         raise DeviceError(f"no malformed messages are made for {', '.join(unknown)}")
     for name in received:
-        _publish(graph, nodes, name, WARM_UP, seed=1)
+        _send(graph, nodes, name, WARM_UP, seed=1)
     outcomes = [_on_topic(graph, nodes, name, times, where) for name in received]
     for view in views:
         monitor.destroy_subscription(view)
@@ -92,27 +103,97 @@ def _unknown(graph: LiveGraph) -> list[str]:
 
 
 def _on_topic(graph: LiveGraph, nodes: Sequence[str], topic: str, times: int, where: str) -> Outcome:
-    outcome = Outcome("messages", f"{where}{topic}", times)
+    outcome = Outcome("messages", f"{where}{topic}")
     pids = {name: graph.pid(name) for name in nodes}
-    before, count, log = graph.memory_mb(), len(graph.monitor.labels), len(graph.text())
-    slowest = _publish(graph, nodes, topic, times)
+    before, count, log = graph.memory_mb(nodes), len(graph.monitor.labels), len(graph.text())
+    slowest, taken = _send(graph, nodes, topic, times)
+    if not where:  # a person is in view, and the network is trained
+        outcome.add(_back(graph))
+    outcome.times = _requests(times) if topic in REQUESTS else times
     labels = graph.monitor.labels_since(count)
-    outcome.growth_mb = graph.memory_mb() - before
+    if topic == topics.ACTION_LABEL:
+        labels = [label for label in labels if label.body_id.startswith(SEEN)]  # the others are the malformed ones
+    outcome.growth_mb = graph.memory_mb(nodes) - before
     outcome.figures["slowest answer of a node, s"] = round(slowest, 2)
     outcome.figures["labels"] = len(labels)
-    outcome.check(growth_mb=GROWTH_MB)
+    if not where:
+        outcome.add_labels(labels)
+        wrong = {f"{label.label} of {label.body_id}" for label in labels if not _is_right(label)}
+        outcome.require(not wrong, f"labels {', '.join(sorted(wrong))}")
+    outcome.check(BACK_S, growth_mb=GROWTH_MB)
     ended = [name for name, pid in pids.items() if graph.pid(name) != pid]
     outcome.require(not ended, f"{', '.join(ended)} ended")
     outcome.require(slowest < HANG_S, f"a node answered after {slowest:.1f} s")
-    # The network of all streams is not trained and rejects nothing; labels on their own topic are the malformed ones.
-    if not where and topic != topics.ACTION_LABEL:
-        wrong = {label.label for label in labels if label.class_id >= 0}
-        outcome.require(not wrong, f"labels {', '.join(sorted(wrong))}")
+    outcome.require(not taken, f"{taken} requests were not refused in one line")
     text = graph.text()[log:]
     outcome.require("Traceback" not in text, f"{text.count('Traceback')} tracebacks")
     foreign = sorted(set(FOREIGN.findall(text)))
     outcome.require(not foreign, f"foreign exceptions: {'; '.join(foreign[:5])}")
     return outcome
+
+
+def _is_right(label: Label) -> bool:
+    return label.class_id < 0 or (label.body_id.startswith(SEEN) and label.label == PERFORMED)
+
+
+def _back(graph: LiveGraph) -> float | None:
+    """Wait for an answer about the person of a frame from now on; return the seconds, None if it does not come."""
+    count, since_ns = len(graph.monitor.labels), time.time_ns()
+
+    def is_back() -> bool:  # stamps of malformed messages may be later than now
+        new = [label for label in graph.monitor.labels[count:] if label.is_answer and label.body_id.startswith(SEEN)]
+        return any(since_ns < label.stamp_ns <= label.received_ns for label in new)
+
+    came = graph.monitor.wait_for(is_back, START_S)
+    return (time.time_ns() - since_ns) / NANOSECONDS if came else None
+
+
+def _send(graph: LiveGraph, nodes: Sequence[str], name: str, times: int, seed: int = 0) -> tuple[float, int]:
+    """Send malformed messages or requests; return the seconds of a node's slowest answer, and what was not refused."""
+    if name in REQUESTS:
+        return _request(graph, name, _requests(times), seed)
+    return _publish(graph, nodes, name, times, seed), 0
+
+
+def _requests(times: int) -> int:
+    """Return the number of requests instead of so many messages."""
+    return -(-times // MESSAGES_A_REQUEST)
+
+
+def _request(graph: LiveGraph, name: str, times: int, seed: int) -> tuple[float, int]:
+    """Send requests to a service or an action, one after the other; each must be refused with a line."""
+    monitor, slowest, taken = graph.monitor, 0.0, 0
+    is_action = name.endswith("wait_for_action")
+    client: Any = ActionClient(monitor, WaitForAction, name) if is_action else monitor.create_client(LoadModel, name)
+    if not (client.wait_for_server(START_S) if is_action else client.wait_for_service(START_S)):
+        raise DeviceError(f"there is no {name}")
+    for index in range(times):
+        began, request = time.monotonic(), REQUESTS[name](np.random.default_rng([seed, index]))
+        said = _result(client.send_goal_async(request) if is_action else client.call_async(request))
+        if is_action and said is not None:
+            said = getattr(_result(said.get_result_async()), "result", None)
+        if said is None:
+            taken += 1
+        elif is_action:
+            taken += said.error_code not in REFUSED_GOALS or not _is_line(said.error_msg)
+        else:
+            taken += said.success or not _is_line(said.message)
+        slowest = max(slowest, time.monotonic() - began)
+        if slowest > HANG_S:
+            break
+    client.destroy() if is_action else monitor.destroy_client(client)
+    return slowest, taken
+
+
+def _is_line(text: str) -> bool:
+    return bool(text) and "\n" not in text
+
+
+def _result(future: Any) -> Any:
+    """Return the result of a future that another thread completes, None if it is not there within `HANG_S`."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    return future.result() if done.wait(HANG_S + 1.0) else None
 
 
 def _publish(graph: LiveGraph, nodes: Sequence[str], topic: str, times: int, seed: int = 0) -> float:
@@ -143,21 +224,3 @@ def _answer(client: Any) -> float:
     while not future.done() and time.monotonic() - began < 2 * HANG_S:
         time.sleep(0.005)
     return time.monotonic() - began
-
-
-def _recovery(graph: LiveGraph) -> Outcome:
-    """Start the simulated camera, and wait for its person's labels."""
-    outcome = Outcome("messages", "labels of the simulated camera afterwards")
-    with running(["camera_node"], command=run_command(["camera_node"], *camera_arguments()), wait=False) as camera:
-        wait_until_active(camera.monitor, ["camera_node"], START_S)
-        camera.monitor.wait_for(lambda: camera.monitor.newest_ns("camera_node") > 0, START_S)
-        count, since_ns = len(graph.monitor.labels), time.time_ns()
-
-        def is_back() -> bool:  # stamps of malformed messages may be later than now
-            new = graph.monitor.labels[count:]
-            return any(since_ns < label.stamp_ns <= label.received_ns for label in new)
-
-        came = graph.monitor.wait_for(is_back, START_S)
-        outcome.add((time.time_ns() - since_ns) / NANOSECONDS if came else None)
-    outcome.check(BACK_S)
-    return outcome

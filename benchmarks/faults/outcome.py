@@ -16,10 +16,11 @@ class Outcome:
     Attributes:
         campaign, subject: Its name, and the node, topic, reader or fault.
         backs_s: Seconds until labels of new frames came again, one for each time that they did.
-        lost: Times that they did not come.
-        stale: Labels that named an action seen longer than `live_graph.STALE_S` ago.
+        lost: Times that they did not come; None if no label was waited for.
+        stale: Labels that named an action seen longer than `live_graph.STALE_S` ago; None if no labels were judged.
         oldest_s: Age of the oldest label when it was published, s; NaN without labels.
         growth_mb: Growth of the memory, 10^6 bytes; None if it was not measured.
+        peak_mb: Most memory that one file took while it was read, likewise.
         figures: Further figures by name.
         faults: What was missed, in words; empty if the line was reached.
         note: How it was measured.
@@ -29,10 +30,11 @@ class Outcome:
     subject: str
     times: int = 0
     backs_s: list[float] = field(default_factory=list)
-    lost: int = 0
-    stale: int = 0
+    lost: int | None = None
+    stale: int | None = None
     oldest_s: float = math.nan
     growth_mb: float | None = None
+    peak_mb: float | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     note: str = ""
@@ -40,14 +42,13 @@ class Outcome:
     def add(self, back_s: float | None) -> None:
         """Add one time; None if labels did not come back."""
         self.times += 1
-        if back_s is None:
-            self.lost += 1
-        else:
+        self.lost = (self.lost or 0) + (back_s is None)
+        if back_s is not None:
             self.backs_s.append(back_s)
 
     def add_labels(self, labels: Sequence[Label]) -> None:
         """Count stale labels, and keep the age of the oldest label."""
-        self.stale += sum(label.is_stale for label in labels)
+        self.stale = (self.stale or 0) + sum(label.is_stale for label in labels)
         ages = [label.age_s for label in labels if label.class_id >= 0]
         self.oldest_s = max([age for age in [*ages, self.oldest_s] if not math.isnan(age)], default=math.nan)
 
@@ -71,11 +72,16 @@ class Outcome:
         found: list[tuple[str, Any, str, str]] = []
         for name, share in (("p50", 0.5), ("p95", 0.95), ("maximum", 1.0)) if self.backs_s else ():
             found.append((f"labels back, {name}", round(percentile(self.backs_s, share), 2), "s", note))
-        found += [("labels lost", self.lost, f"of {self.times}", note), ("stale labels", self.stale, "", note)]
+        if self.lost is not None:
+            found.append(("labels lost", self.lost, f"of {self.lost + len(self.backs_s)}", note))
+        if self.stale is not None:
+            found.append(("stale labels", self.stale, "", note))
         if not math.isnan(self.oldest_s):
             found.append(("age of the oldest label", round(self.oldest_s, 2), "s", note))
         if self.growth_mb is not None:
             found.append(("growth of the memory", round(self.growth_mb, 1), "MB", note))
+        if self.peak_mb is not None:
+            found.append(("peak of the memory", round(self.peak_mb, 1), "MB", note))
         found += [(name, value, "", note) for name, value in self.figures.items() if isinstance(value, int | float)]
         return found
 
@@ -88,10 +94,11 @@ class Outcome:
             "subject": self.subject,
             "times": self.times,
             **{f"back {name}, s": _rounded(value) for name, value in zip(("p50", "p95", "max"), backs, strict=True)},
-            "lost": self.lost,
-            "stale labels": self.stale,
+            "lost": _rounded(self.lost),
+            "stale labels": _rounded(self.stale),
             "oldest label, s": _rounded(self.oldest_s),
             "growth, MB": _rounded(self.growth_mb),
+            "peak, MB": _rounded(self.peak_mb),
             "further": ", ".join(filter(None, (self.note, *figures))),
             "result": "; ".join(self.faults) or "reached",
         }

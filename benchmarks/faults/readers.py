@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from actrec import datasets
+from actrec.datasets import cad60, florence3d, kard, kinder_gator, msr_action3d, smarthome, sysu, utd_mhad, utkinect
 from actrec.datasets.ntu import skeletons as ntu_skeletons
 from actrec.inference import load, package
+from actrec.inference.tensorrt.cache import EngineCache, EngineKey
 from actrec.recordings import RecordingConfig, image_decoding, labels, open_recording
 from actrec.recordings.image_folder import FolderWriter
 from actrec.recordings.rosbag import bag_files
@@ -24,6 +27,7 @@ from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec_nodes.common import parameter_files
 from tests import ntu_text
+from tests.core.datasets import motion_files
 from tests.core.datasets.motion_files import amc_text, asf_text, bvh_text
 from tests.tiny_model import write_tiny
 
@@ -176,6 +180,95 @@ def write_npz(folder: Path) -> Path:
     return folder / "own.npz"
 
 
+def write_shrec17(name: str) -> Callable[[Path], Path]:
+    """Return a function that writes two sequences of SHREC'17 with their lists and returns one of the files."""
+
+    def write(folder: Path) -> Path:
+        hand = "\n".join(" ".join(["0.1 0.2 0.5"] * 22) for _ in range(FRAMES))
+        for essai, part in ((1, "train"), (2, "test")):
+            (folder / f"{part}_gestures.txt").write_text(f"1 1 1 {essai} 1 1 {FRAMES}\n")
+            sequence = folder / f"gesture_1/finger_1/subject_1/essai_{essai}"
+            sequence.mkdir(parents=True)
+            (sequence / "skeletons_world.txt").write_text(hand)
+        return next(folder.rglob(name))
+
+    return write
+
+
+def read_shrec17(path: Path) -> object:
+    """Read all clips of the dataset that has this file."""
+    root = path.parent if path.parent.name != "essai_1" and path.parent.name != "essai_2" else path.parents[4]
+    source = datasets.source("shrec17_14", root)
+    return [source.read(entry) for entry in source.entries()]
+
+
+def write_motion(name: str, joints: int) -> Callable[[Path], Path]:
+    """Return a function that writes a take as the dataset of this name was published."""
+
+    def write(folder: Path) -> Path:
+        counts = {key: np.array([1]) for key in ("action", "subject", "trial", "order")}
+        seconds = {"seconds": np.arange(FRAMES) / 15, "length": np.array([FRAMES]), "names": np.array(["", "Hop"])}
+        return motion_files.WRITERS[name](folder, 0, {**counts, **seconds}, person()[:, :joints])
+
+    return write
+
+
+def write_text_of(name: str, function: str) -> Callable[[Path], Path]:
+    """Return a function that writes the text that a function of the datasets' tests makes."""
+
+    def write(folder: Path) -> Path:
+        from tests.core.datasets import test_motion_sets
+
+        (folder / name).write_text(getattr(test_motion_sets, function)())
+        return folder / name
+
+    return write
+
+
+def write_smarthome(folder: Path) -> Path:
+    """Write a skeleton file of Toyota Smarthome."""
+    from tests.core.datasets import test_smarthome
+
+    return Path(test_smarthome.write(folder))
+
+
+def write_mat(name: str, key: str) -> Callable[[Path], Path]:
+    """Return a function that writes joints [20, 3, FRAMES] m, y up, as MATLAB does."""
+
+    def write(folder: Path) -> Path:
+        from scipy.io import savemat
+
+        joints = person()[:, :20] * [1, -1, 1]
+        joints[:, 2] = joints[:, 0] + [0, 0.5, 0]  # in SYSU, the shoulders above the hips
+        savemat(folder / name, {key: joints.transpose(1, 2, 0)})
+        return folder / name
+
+    return write
+
+
+def write_archive(folder: Path) -> Path:
+    """Write a packed dataset."""
+    counts = {key: np.array([1, 2]) for key in ("action", "subject", "trial")}
+    joints, length = np.tile(person()[:, :20], (2, 1, 1)), np.array([FRAMES, FRAMES])
+    np.savez(folder / "utd_mhad_skeletons.npz", xyz=joints, length=length, **counts)  # type: ignore[arg-type]
+    return folder / "utd_mhad_skeletons.npz"
+
+
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"body": ((1, 3), (1, 3), (2, 3))}
+ENGINE = EngineKey("tiny", "0" * 64, "fp16", SHAPES, {}, "tensorrt", "10.3", "sm_87", "12.6", "Orin")
+
+
+def write_engine(folder: Path) -> Path:
+    """Write a TensorRT engine and its note; return the note."""
+    return EngineCache(folder).store(ENGINE, b"engine", {"difference": 0.0}).with_suffix(".json")
+
+
+def read_engine(path: Path) -> object:
+    """Look for engines as a backend does."""
+    cache = EngineCache(path.parent)
+    return cache.find(ENGINE), cache.misfits(ENGINE), cache.is_checked(ENGINE), cache.holds("tiny", "tensorrt")
+
+
 def write_calibration(part: str) -> Callable[[Path], Path]:
     """Return a function that writes the calibration files of a camera and returns one of them."""
 
@@ -297,6 +390,20 @@ READERS: dict[str, Reader] = {
     "skeletons (bvh)": Reader(write_bvh, open_sequences),
     "skeletons (amc)": Reader(write_amc, open_sequences),
     "skeletons (npz)": Reader(write_npz, open_sequences),
+    "dataset (shrec17)": Reader(write_shrec17("skeletons_world.txt"), read_shrec17),
+    "dataset (shrec17 list)": Reader(write_shrec17("train_gestures.txt"), read_shrec17),
+    "dataset (utd_mhad)": Reader(write_mat("a1_s1_t1_skeleton.mat", "d_skel"), utd_mhad.read_utd_mhad_mat),
+    "dataset (utd_mhad, packed)": Reader(write_archive, utd_mhad.read_utd_mhad_npz),
+    "dataset (sysu)": Reader(write_mat("sklWorld.mat", "SW"), lambda path: sysu.read_sysu(path.parent, "clip")),
+    "dataset (cad60)": Reader(write_motion("cad60", 15), cad60.read_cad60_txt),
+    "dataset (kard)": Reader(write_motion("kard", 15), kard.read_kard_txt),
+    "dataset (kinder_gator)": Reader(write_motion("kinder_gator", 20), kinder_gator.read_kinder_gator_csv),
+    "dataset (smarthome)": Reader(write_smarthome, smarthome.read_smarthome),
+    "dataset (florence3d)": Reader(write_text_of("all.txt", "florence_text"), florence3d.read_florence3d),
+    "dataset (msr_action3d)": Reader(
+        write_text_of("a20_s02_e03_skeleton3D.txt", "msr_text"), msr_action3d.read_msr_action3d
+    ),
+    "dataset (utkinect)": Reader(write_text_of("joints_s01_e01.txt", "utkinect_text"), utkinect.read_utkinect),
     "calibration (color)": Reader(write_calibration("color"), lambda path: calibration_files.load("cam1", path.parent)),
     "calibration (depth)": Reader(write_calibration("depth"), lambda path: calibration_files.load("cam1", path.parent)),
     "calibration (mount)": Reader(write_calibration("mount"), lambda path: calibration_files.load("cam1", path.parent)),
@@ -304,6 +411,7 @@ READERS: dict[str, Reader] = {
     "labels": Reader(write_labels, labels.read_labels),
     "package (description)": Reader(write_package("model.yaml"), lambda path: package.load(path.parent)),
     "package (network)": Reader(write_package("model.onnx"), lambda path: load(path.parent, "onnxruntime")),
+    "engine (note)": Reader(write_engine, read_engine),
     "store (head)": Reader(write_store("*.json"), read_store),
     "store (index)": Reader(write_store("*.npz"), read_store),
     "store (clips)": Reader(write_store("shard*"), read_store),

@@ -29,7 +29,8 @@ from tests.core.cameras.k4a.simulated_sdk import SimulatedSdk
 from tests.core.cameras.software_realsense import VIEWS, SoftwareRealSense
 
 BACK_MAX_S, LOST_S = 3.0, 60.0
-UNPLUGGED_S = (0.2, 3.0)  # shortest and longest time without a camera
+UNPLUGGED_S, LONG_S = (0.2, 3.0), (60.0, 90.0)  # shortest and longest time without a camera, mostly and at times
+LONG_EVERY = 25  # one of so many unplugged times is long
 WORKING_S = 0.5  # time with labels between two faults
 FPS = 15
 
@@ -152,7 +153,10 @@ PLUGS: dict[str, type[Any]] = {"realsense": RealSense, "azure_kinect": AzureKine
 
 
 def replug(times: int, only: Sequence[str] = ()) -> list[Outcome]:
-    """Unplug each camera `times` times for a random time while `camera_node`, `skeleton_node` and recognizer work."""
+    """Unplug each camera `times` times for a random time while `camera_node`, `skeleton_node` and recognizer work.
+
+    Some of the times are long: a minute or more.
+    """
     return [_replug(name, times) for name in chosen(only, PLUGS)]
 
 
@@ -176,15 +180,17 @@ def _replug(name: str, times: int) -> Outcome:
                 raise DeviceError(f"{failed} did not start: see the line above")
             if not monitor.wait_for(lambda: bool(monitor.labels), START_S):
                 raise DeviceError(f"the {name} has no labels within {START_S:g} s")
-            for _ in range(times):
+            for number in range(1, times + 1):
                 monitor.wait_for(lambda: False, WORKING_S)
                 count = len(monitor.labels)
                 plug.set(False)
-                monitor.wait_for(lambda: False, moments.uniform(*UNPLUGGED_S))
+                unplugged_s = LONG_S if number % LONG_EVERY == 0 else UNPLUGGED_S
+                monitor.wait_for(lambda: False, moments.uniform(*unplugged_s))
                 plug.set(True)
                 since_ns = time.time_ns()
                 came = monitor.wait_for(lambda: monitor.newest_ns("recognizer_node") > since_ns, LOST_S)  # noqa: B023
                 outcome.add((time.time_ns() - since_ns) / NANOSECONDS if came else None)
+                monitor.wait_for(lambda: False, WORKING_S)
                 outcome.add_labels(monitor.labels_since(count))
     outcome.check(BACK_MAX_S)
     return outcome

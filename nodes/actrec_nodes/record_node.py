@@ -33,7 +33,7 @@ from actrec.utils import gravity
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.utils.waiting import Waiting
-from actrec_nodes.bringup.processes import Host, ros, spinning
+from actrec_nodes.bringup.processes import Host, end_with_parent, ros, spinning
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.subscriptions import Subscription, type_name, why_silent
 
@@ -276,6 +276,7 @@ def main() -> int:
     """Run the executable `record_node`, whose settings are ROS parameters; SIGINT and SIGTERM finish the bag."""
     try:
         with interruptible() as stopped:
+            end_with_parent()
             node = run(stopped, lambda node, seconds: node.get_logger().debug(f"{seconds:.0f} s {node.counts}"))
     except ActrecError as error:
         print(f"record_node: {error}", file=sys.stderr)

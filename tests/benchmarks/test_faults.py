@@ -2,11 +2,15 @@
 
 import contextlib
 import logging
+import multiprocessing
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not there: source a distribution or scripts/env.sh")
@@ -16,14 +20,18 @@ from actrec import inference
 from actrec.recognition import ActionRecognizer
 from actrec.utils import gravity
 from actrec.utils.errors import ActrecError, ConfigError
+from actrec_nodes.bringup import graph
+from actrec_nodes.bringup import run as graph_run
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.synchronizer import Synchronizer, SynchronizerConfig, to_frame
 from benchmarks import faults
+from benchmarks.faults import files
+from benchmarks.faults.endurance import _halves
 from benchmarks.faults.files import READ, REFUSED, read_one
 from benchmarks.faults.live_graph import Label
 from benchmarks.faults.malformed import MAKERS, messages
 from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.readers import READERS
+from benchmarks.faults.readers import READERS, Reader
 from tests.tiny_model import write_tiny
 
 FILES, MESSAGES = 6, 150
@@ -53,12 +61,25 @@ def conversion(topic: str, recognizer: ActionRecognizer) -> Callable[[Any], obje
         wrong = [label for label in recognizer.predict() if label.class_id >= 0]
         assert not wrong, wrong
 
+    measured = gravity.GravityFilter()
+
+    def add_vector(message: Any) -> None:
+        assert gravity.up_from_vector(message.vector) is None
+
+    def add_sample(message: Any) -> None:
+        acceleration, turn = message.linear_acceleration, message.angular_velocity
+        stamp_ns = conversions.stamp_to_ns(message.header.stamp)
+        measured.rotate(stamp_ns, np.array([turn.x, turn.y, turn.z]))
+        measured.add(stamp_ns, np.array([acceleration.x, acceleration.y, acceleration.z]))
+        assert measured.up is None
+
     by_topic: dict[str, Callable[[Any], object]] = {
         topics.COLOR: conversions.image_to_color,
         topics.DEPTH: conversions.image_to_depth,
         topics.COLOR_INFO: conversions.info_to_intrinsics,
-        topics.UP: lambda message: gravity.up_from_vector(message.vector),
-        topics.MEASURED_UP: lambda message: gravity.up_from_vector(message.vector),
+        topics.UP: add_vector,
+        topics.MEASURED_UP: add_vector,
+        topics.IMU: add_sample,
         topics.SKELETONS: add_skeletons,
         topics.HANDS: conversions.message_to_hands,
         topics.FACE: conversions.message_to_faces,
@@ -81,7 +102,7 @@ def test_conversion_malformed_message_is_read_or_refused(topic: str, tmp_path: P
         except ActrecError as error:
             refused += 1
             assert str(error)
-    assert refused > MESSAGES // 5 or topic == topics.ACTION_LABEL
+    assert refused > MESSAGES // 5 or topic in (topics.ACTION_LABEL, topics.IMU)
 
 
 def test_synchronizer_malformed_messages_are_framed_or_refused() -> None:
@@ -108,6 +129,74 @@ def test_outcome_states_missed_lines() -> None:
     row = outcome.row()
     assert row["result"] == "1 of 4 never back; back after 6.0 s; 1 stale labels"
     assert (row["back p50, s"], row["back max, s"], row["stale labels"], row["oldest label, s"]) == (2.0, 6.0, 1, 4.0)
+
+
+def test_outcome_has_only_what_was_measured() -> None:
+    outcome = Outcome("files", "labels", 2000)
+    outcome.check()
+    assert (outcome.faults, outcome.measurements()) == ([], [])
+    assert (outcome.row()["lost"], outcome.row()["stale labels"]) == ("", "")
+    outcome.add_labels([Label(0, 0, 0, "body_1", "wave", 3)])
+    assert [name for name, *_ in outcome.measurements()] == ["stale labels", "age of the oldest label"]
+    outcome.add(1.0)
+    assert ("labels lost", 0, "of 1") in [figure[:3] for figure in outcome.measurements()]
+
+
+def test_label_is_answer_only_of_a_person_with_inputs_and_a_window() -> None:
+    label = Label(0, 0, 0, "body_1", "unknown", -1)
+    assert label.is_answer
+    assert not label._replace(body_id="").is_answer  # nobody is in view
+    assert not label._replace(reason="no skeletons").is_answer
+    assert not label._replace(window_s=0.3).is_answer
+
+
+def test_label_of_a_set_clock_is_judged_by_the_monitor() -> None:
+    hour = 3600 * 10**9
+    label = Label(hour, 2 * hour, 3 * 10**9, "body_1", "wave", 3, frame_ns=2 * 10**9)
+    assert label.is_stale and not label.timed_here().is_stale
+    assert label._replace(received_ns=5 * 10**9).timed_here().is_stale
+
+
+def test_soak_halves_begin_after_the_warm_up() -> None:
+    labels = [Label(0, 0, k * 10**9, "body_1", "wave", 3) for k in range(101)]
+    first, last = _halves(labels, 20.0)
+    assert [label.received_ns // 10**9 for label in (first[0], first[-1], last[0], last[-1])] == [20, 59, 60, 100]
+
+
+def test_files_memory_that_is_freed_after_a_file_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path) -> Path:
+        (folder / "file").write_bytes(b"valid")
+        return folder / "file"
+
+    monkeypatch.setitem(READERS, "greedy", Reader(write, lambda path: np.ones(200_000_000, np.uint8).sum()))
+    here, there = multiprocessing.Pipe()
+    try:
+        files._serve("greedy", str(tmp_path), 0, 1, there)
+    finally:
+        logging.disable(logging.NOTSET)
+    result, _, peak = here.recv()
+    assert result == READ
+    assert peak > 150 or not os.access("/proc/self/clear_refs", os.W_OK)
+
+
+@pytest.mark.parametrize("end_hung", [True, False])
+def test_graph_hung_node_is_killed_unless_the_plan_leaves_it(end_hung: bool) -> None:
+    class Sleeping(graph_run._Processes):
+        def _command(self, name: str, again: bool) -> list[str]:
+            return [sys.executable, "-c", "import time; time.sleep(600)"]
+
+        def _log(self, line: str, is_error: bool) -> None:
+            pass
+
+    nodes: Any = Sleeping(graph_run.Plan([graph.find("skeleton")], end_hung=end_hung, standby=False), None)
+    try:
+        child = nodes.children["skeleton_node"]
+        nodes.end_hung("skeleton_node")
+        if end_hung:
+            child.wait(60)
+        assert (child.poll() is None) is not end_hung
+    finally:
+        nodes.stop()
 
 
 def test_faults_unknown_campaign_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Parameter files without effect raise an error or warn, while ROS ignores them silently."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -189,3 +190,9 @@ def test_node_alone_with_a_damaged_parameter_file_ends_with_one_line(write: Writ
         f"actrec: parameter file {path} sets driver without ros__parameters, expected "
         "'camera_node: {ros__parameters: {driver: …}}'\n"
     )
+
+
+def test_read_pipe_raises(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="cannot read parameter file .*pipe.yaml: a pipe or a device"):
+        parameter_files.read(str(tmp_path / "pipe.yaml"))

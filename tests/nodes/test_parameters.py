@@ -6,6 +6,8 @@ import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from actrec.cameras.azure_kinect.camera import AzureKinectConfig
+from actrec.inference.tensorrt.backend import TensorRtConfig
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_nodes.common import parameters
@@ -134,3 +136,15 @@ def test_parameters_declared_twice_keep_their_value(make) -> None:
     node = make(rate=20.0)
     parameters.Parameters(node, Settings)
     assert parameters.Parameters(node, Settings).read().rate == 20.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [(AzureKinectConfig, "library"), (AzureKinectConfig, "body_library"), (TensorRtConfig, "cache")],
+)
+def test_parameters_that_name_code_cannot_be_changed_later(make, settings, name) -> None:
+    """A client that may set parameters must not run a library, or label with another engine."""
+    node = make(**{f"driver__{name}": "/opt/own"})
+    options = parameters.Parameters(node, settings, "driver")
+    assert not node.set_parameters([Parameter(f"driver.{name}", value="/tmp/other")])[0].successful
+    assert getattr(options.read(), name) == "/opt/own"

@@ -153,3 +153,20 @@ def test_recognizer_engine_of_an_earlier_model_is_discarded(make: Make, tiny: st
     gate.set()
     node._loader.submit(lambda: None).result(60)  # wait for the earlier tasks
     assert (node.figures()["model"], node._recognizer.session.package.name) == ("other", "other")
+
+
+def test_recognizer_trusted_models_refuse_engines_that_others_can_replace(
+    make: Make, tiny: str, gate, tmp_path: Path
+) -> None:
+    """Such an engine may hold another network, whose labels would come under a trusted name."""
+    gate.set()
+    graph = make(model=tiny, backend="tensorrt", trusted_models=[str(Path(tiny).parent)])
+    assert graph.start()
+    (tmp_path / "engines").chmod(0o777)
+    response = graph.load_model(tiny)
+    assert not response.success and "are not trusted: '" in response.message and "chmod go-w" in response.message
+    assert device(graph).startswith("TensorRT"), "the old model still runs"
+    changed = graph.node.set_parameters([Parameter("tensorrt.cache", value=str(tmp_path / "own"))])[0]
+    assert not changed.successful
+    (tmp_path / "engines").chmod(0o755)
+    assert graph.load_model(tiny).success

@@ -2,14 +2,17 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -30,6 +33,8 @@ from actrec.recordings import open_recording
 from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec_nodes.bringup import launching
+from actrec_nodes.bringup.processes import PARENT
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.record_node import RecordNode, record
 
@@ -39,6 +44,12 @@ COLOR = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 DEPTH = (RNG.integers(1, 5000, (48, 64)) * np.float32(0.001)).astype(np.float32)
 UP = gravity.up_from_angles(180, 20)
 START = 1_700_000_000_000_000_000
+LAUNCH_CLASSES = {
+    "launch": ("LaunchContext", "LaunchDescription"),
+    "launch.actions": ("DeclareLaunchArgument", "OpaqueFunction"),
+    "launch.substitutions": (),
+    "launch_ros.actions": ("Node",),
+}
 
 
 class Graph:
@@ -245,6 +256,47 @@ def test_record_executable_reads_parameters(graph, tmp_path):
     assert "messages, 0 lost" in process.stdout and len(messages(tmp_path / "b", "/skeletons")) > 0
     second = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1 and "exists already" in second.stderr and "Traceback" not in second.stderr
+
+
+LAUNCH = """
+import os, subprocess, sys, time
+environment = {**os.environ, sys.argv[1]: str(os.getpid())}
+child = subprocess.Popen([sys.executable, "-c", *sys.argv[2:]], start_new_session=True, env=environment)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_record_executable_ends_after_its_launch_is_killed(graph, tmp_path):
+    """It would record until the disk is full."""
+    code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
+    options = ["--ros-args", "-p", f"out:={tmp_path / 'b'}", "-p", "topics:=[skeletons]"]
+    command = [sys.executable, "-c", LAUNCH, PARENT, code, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launch:
+        assert launch.stdout is not None
+        recorder = psutil.Process(int(launch.stdout.readline()))
+        while not any(path.stat().st_size > 1000 for path in tmp_path.glob("b/*")):
+            assert recorder.is_running() and recorder.status() != psutil.STATUS_ZOMBIE
+            time.sleep(0.05)
+        launch.kill()
+        launch.stdout.read()  # to the end of the recorder
+    psutil.wait_procs([recorder], timeout=60)
+    assert not recorder.is_running() or recorder.status() == psutil.STATUS_ZOMBIE
+
+
+def test_record_launch_file_names_itself_as_the_parent(root, monkeypatch):
+    """The launch packages may be absent: these classes keep their arguments."""
+    context = {name: value for name, (value, _) in launching.RECORDING.items()} | {"out": "/data/b"}
+    modules: dict[str, Any] = {name: types.ModuleType(name) for name in LAUNCH_CLASSES}
+    for module, names in LAUNCH_CLASSES.items():
+        for name in names:
+            setattr(modules[module], name, lambda *args, **kwargs: types.SimpleNamespace(args=args, **kwargs))
+        monkeypatch.setitem(sys.modules, module, modules[module])
+    modules["launch.substitutions"].LaunchConfiguration = lambda name: types.SimpleNamespace(
+        perform=lambda context: context[name]
+    )
+    (node,) = runpy.run_path(str(root / "launch/record.launch.py"))["recorder"](context)
+    assert node.executable == "record_node" and node.additional_env == {PARENT: str(os.getpid())}
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,11 @@ def test_wait_for_action_is_canceled_by_its_client_alone(graph: Graph, connect: 
     ("goal", "code", "text"),
     [
         ({"labels": ["left", "up"]}, R.UNKNOWN_LABEL, "model tiny has no label 'up'; known: far, left, right"),
+        (
+            {"labels": ["up\r\n\x1b[2J"]},
+            R.UNKNOWN_LABEL,
+            "model tiny has no label 'up \ufffd[2J'; known: far, left, right",
+        ),
         ({"min_confidence": 1.5}, R.INVALID_GOAL, "min_confidence is 1.5, expected 0 to 1"),
         ({"min_confidence": float("nan")}, R.INVALID_GOAL, "min_confidence is nan, expected 0 to 1"),
         ({"timeout_s": -1.0}, R.INVALID_GOAL, "timeout is negative, expected 0 (no limit) or more"),

@@ -60,7 +60,8 @@ def test_worker_keeps_the_newest_and_counts_the_dropped(statistics: Statistics) 
 def test_worker_full_queue_drops_the_oldest(statistics: Statistics) -> None:
     processed, _ = run(3, [1, 2, 3, 4, 5], statistics)
     assert processed == [1, 3, 4, 5]
-    assert statistics.snapshot().dropped == 1
+    snapshot = statistics.snapshot()
+    assert (snapshot.dropped, snapshot.queue, snapshot.queue_max) == (1, 0, 3)
 
 
 def test_worker_failure_is_reported_and_work_continues(statistics: Statistics) -> None:

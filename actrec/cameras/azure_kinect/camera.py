@@ -58,9 +58,10 @@ class AzureKinectConfig(DeviceConfig):
     body_model: str = setting("", "Network file of body tracking; empty for the SDK's.")
     body_wait_s: float = setting(0.1, "Longest wait for the bodies of a frame.", unit="s", range=(0, 60))
     library: str = setting(
-        "", "File of libk4a, e.g. of Orbbec's K4A wrapper, with libk4arecord beside it; empty for the system's."
-    )
-    body_library: str = setting("", "File of libk4abt; empty for the system's.")
+        "", "File of libk4a, e.g. of Orbbec's K4A wrapper, with libk4arecord beside it; empty for the system's.",
+        read_only=True,
+    )  # fmt: skip
+    body_library: str = setting("", "File of libk4abt; empty for the system's.", read_only=True)
 
 
 class RegisteredImages:

@@ -38,7 +38,9 @@ Inputs = dict[str, np.ndarray]
 class TensorRtConfig(BuildConfig):
     """Settings of the TensorRT backend."""
 
-    cache: str = setting("", "folder of the engines; empty: $ACTREC_ENGINES, or ~/.cache/actrec/engines")
+    cache: str = setting(
+        "", "folder of the engines; empty: $ACTREC_ENGINES, or ~/.cache/actrec/engines", read_only=True
+    )
     memory: str = setting(
         "auto", "library of the GPU's memory; auto: the first that is installed",
         choices=("auto", *tensorrt_cuda.LIBRARIES),
@@ -143,7 +145,10 @@ def build_engine(
     known = b"" if onnx else cache.timings(key)
     content, timings = builder.build(trt, source, settings, known, progress, onnx, capability)
     if timings and not onnx:
-        cache.store_timings(key, timings)
+        try:
+            cache.store_timings(key, timings)
+        except DeviceError as error:  # such as another user's file in a shared folder
+            logger.warning("the next build takes as long: %s", error)
     return content, round(time.monotonic() - began, 1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from actrec.utils import file_lock
 from actrec.utils.errors import DeviceError
-from actrec.utils.folders import expanded, user_folder, write_file
+from actrec.utils.folders import expanded, open_at_once, others_can_change, problem, read_file, user_folder, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ VARIABLE = "ACTREC_ENGINES"
 _KERNELS = b"actrec compiled kernels 1\n"
 """First bytes of a file of compiled kernels; the SHA-256 of the rest follows."""
 _REMEDY = f"name another folder in {VARIABLE}"
+_MAX_BYTES = 1 << 33  # of an engine, whose network has at most 2 GiB
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ class EngineCache:
     def __init__(self, folder: str | Path = ""):
         self.folder = expanded(folder) if folder else default_folder()
 
+    def check_trusted(self) -> None:
+        """Raise DeviceError if a user other than root and this one can replace an engine in the folder."""
+        if (found := others_can_change(self.folder)) is not None:
+            raise DeviceError(
+                f"engines in '{self.folder}' are not trusted: '{found}' is another user's, or others can write to it; "
+                f"set its owner and chmod go-w, or {_REMEDY}"
+            )
+
     def path(self, key: EngineKey) -> Path:
         """Return the file of an engine."""
         return self._files(key)[0]
@@ -98,7 +107,7 @@ class EngineCache:
         """Return the engine of that key; None if there is none, or only a damaged one (which is logged)."""
         engine, note = self._files(key)
         try:
-            details, content = json.loads(note.read_text()), engine.read_bytes()
+            details, content = _read_note(note), read_file(engine, _MAX_BYTES)
             intact = details["key"] == key.plain() and details["sha256"] == hashlib.sha256(content).hexdigest()
         except FileNotFoundError:
             return None
@@ -117,7 +126,7 @@ class EngineCache:
         found = {}
         for note in sorted(self.folder.glob(f"{glob.escape(package)}_*.json")):
             try:
-                key = dict(json.loads(note.read_text())["key"])
+                key = dict(_read_note(note)["key"])
             except (OSError, ValueError, TypeError, KeyError):
                 continue
             if key.get("package") == package:
@@ -136,7 +145,7 @@ class EngineCache:
     def is_checked(self, key: EngineKey) -> bool:
         """Return whether a stored engine was compared with ONNX Runtime: one built ahead of time was not."""
         try:
-            return json.loads(self._files(key)[1].read_text()).get("difference") is not None
+            return _read_note(self._files(key)[1]).get("difference") is not None
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -152,8 +161,11 @@ class EngineCache:
         """
         path = self._files(key)[0].with_suffix(".lock")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
+            self.folder.mkdir(0o755, parents=True, exist_ok=True)
+            try:
+                file: Any = open(path, "ab", opener=open_at_once)  # noqa: SIM115
+            except PermissionError:  # another user's, which locks for reading, too
+                file = open(path, "rb", opener=open_at_once)  # noqa: SIM115
         except OSError as error:
             raise self._unwritable(error) from error
         with file:
@@ -161,7 +173,10 @@ class EngineCache:
                 _lock(file, path, waiting_s)
             except OSError as error:  # a network's file system may have no locks
                 raise self._unwritable(error) from error
-            yield self.find(key)
+            found = self.find(key)
+            if found is None and (cause := problem(self.folder)):
+                raise self._unwritable(cause)
+            yield found
 
     def store(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> Path:
         """Write an engine, and after it the note with its key and `details`; a kill leaves the old ones or none.
@@ -179,7 +194,7 @@ class EngineCache:
         """Return the kernels compiled for an engine and GPU; empty if the file is missing, or damaged (logged)."""
         path = self._kernels(key, gpu)
         try:
-            content = path.read_bytes()
+            content = read_file(path, _MAX_BYTES)
         except FileNotFoundError:
             return b""
         except OSError as error:
@@ -199,7 +214,7 @@ class EngineCache:
     def timings(self, key: EngineKey) -> bytes:
         """Return the timing cache of earlier builds on this machine; empty if there is none."""
         try:
-            return self._timings(key).read_bytes()
+            return read_file(self._timings(key), _MAX_BYTES)
         except OSError:
             return b""
 
@@ -219,8 +234,13 @@ class EngineCache:
     def _write(self, path: Path, content: bytes) -> None:
         write_file(path, content, _REMEDY, mode=0o644)  # built perhaps as root: the node's user must read it
 
-    def _unwritable(self, error: OSError) -> DeviceError:
-        return DeviceError(f"engines cannot be kept in '{self.folder}': {error.strerror or error}; {_REMEDY}")
+    def _unwritable(self, cause: OSError | str) -> DeviceError:
+        reason = getattr(cause, "strerror", None) or cause
+        return DeviceError(f"engines cannot be kept in '{self.folder}': {reason}; {_REMEDY}")
+
+
+def _read_note(path: Path) -> Any:
+    return json.loads(read_file(path))
 
 
 def _lock(file: Any, path: Path, waiting_s: float) -> None:

@@ -24,10 +24,11 @@ from actrec.recordings.rosbag import foxglove
 from actrec.recordings.rosbag.bag_writer import METADATA_VERSION, typestore_with
 from actrec.recordings.rosbag.mcap_file import Channel, McapFile, check_start, decompress, in_time_order
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.folders import expanded
+from actrec.utils.folders import expanded, read_file
 
 _PART = re.compile(r"(.+)_(\d+)(\.\w+)")  # file name of a part of a recording that rosbag2 has split
 _SQLITE = b"SQLite format 3\0"
+_MAX_METADATA_BYTES = 1 << 22  # of thousands of files
 
 
 class Bag(AbstractContextManager["Bag", None]):
@@ -287,11 +288,11 @@ def _numbered_files(folder: Path, names: list[str]) -> tuple[list[str], list[str
 def _listed_files(folder: Path, notes: list[str]) -> list[str]:
     """Return the files that metadata.yaml lists, without folders and the suffix of compression; note a damaged one."""
     try:
-        about = yaml.safe_load((folder / "metadata.yaml").read_text(encoding="utf-8"))
+        about = yaml.safe_load(read_file(folder / "metadata.yaml", _MAX_METADATA_BYTES))
         paths = [Path(name) for name in about["rosbag2_bagfile_information"]["relative_file_paths"]]
     except FileNotFoundError:
         return []
-    except (yaml.YAMLError, RecursionError, ValueError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, RecursionError, ValueError, KeyError, TypeError) as error:
         notes.append(f"metadata.yaml is damaged ({type(error).__name__}): reading the files without it")
         return []
     return [path.stem if path.suffix in PACKED_SUFFIXES else path.name for path in paths]

@@ -252,7 +252,9 @@ class BagRecording(OpenBag):
         encoding = ("32FC1" if packed.startswith("32FC1") else "16UC1") if packed else message.encoding
         unit = image_decoding.depth_unit(encoding, self.config.depth_scale)
         if packed:
-            meters = image_decoding.decompress_depth(packed, message.data, self.config.depth_scale)
+            camera, registration = self.intrinsics, self._registration
+            shape = (camera.height, camera.width) if registration is None else registration.shape
+            meters = image_decoding.decompress_depth(packed, message.data, self.config.depth_scale, shape)
         else:
             meters = image_decoding.depth(encoding, image_decoding.pixels(message), unit)
         if not self._metric:

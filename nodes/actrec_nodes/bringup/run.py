@@ -49,6 +49,7 @@ class Plan:
         model: The recognizer's model; empty if the recognizer is not among `specs`.
         standby: With `processes`: keep a process that becomes a node which has died (`Standby`).
         on_images: Called at the end with an image of each action that actors performed, by name; None for nothing.
+        end_hung: With `processes`: kill a node that answers no more, so that it is started again.
     """
 
     specs: list[NodeSpec]
@@ -61,6 +62,7 @@ class Plan:
     model: str = ""
     standby: bool = True
     on_images: "Callable[[dict[str, Snapshot]], None] | None" = None
+    end_hung: bool = True
 
 
 def plan(
@@ -362,8 +364,9 @@ class _Processes:
                 self._standby.prepare()
 
     def end_hung(self, name: str) -> None:
-        """Kill a node that does not answer, so that it is started again."""
-        self._supervisor.kill(name, "does not answer")
+        """Kill a node that does not answer, so that it is started again, unless the plan leaves it."""
+        if self._chosen.end_hung:
+            self._supervisor.kill(name, "does not answer")
 
     def wait(self, duration_s: float | None) -> bool:
         """Wait as `_Threads` does."""

@@ -38,6 +38,7 @@ class NodeStatistics:
             this clock (a recording's).
         work_p50_ms, work_p95_ms: Duration of the node's own work.
         queue: Inputs in the queue now.
+        queue_max: Most inputs that were in the queue at once.
         last_error: One line, empty for none.
     """
 
@@ -55,6 +56,7 @@ class NodeStatistics:
     queue: int
     last_error: str
     stale: int = 0
+    queue_max: int = 0
 
     def line(self) -> str:
         """Return the statistics as a line for the log."""
@@ -86,7 +88,7 @@ class Statistics:
             self._latency: deque[float] = deque(maxlen=KEPT)
             self._work: deque[float] = deque(maxlen=KEPT)
             self._times: deque[float] = deque(maxlen=KEPT)
-            self._queue = 0
+            self._queue = self._queue_max = 0
             self._last_error = ""
             self._error_time = float("-inf")
 
@@ -98,7 +100,7 @@ class Statistics:
     def queue(self, length: int) -> None:
         """Set the length of the queue."""
         with self._lock:
-            self._queue = length
+            self._queue, self._queue_max = length, max(self._queue_max, length)
 
     def done(self, work_s: float, latency_s: float | None = None) -> None:
         """Count a processed input, with the duration of its work and the age of its stamp, if known."""
@@ -133,13 +135,14 @@ class Statistics:
         """Return the statistics now."""
         with self._lock:
             latency, work, times = list(self._latency), list(self._work), list(self._times)
-            counts, queue, last_error = dict(self._counts), self._queue, self._last_error
+            counts, last_error = dict(self._counts), self._last_error
+            queue, queue_max = self._queue, self._queue_max
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         rate = (len(times) - 1) / span if span > 0 and not _stalled(times, time.monotonic()) else 0.0
         (l50, l95), (w50, w95) = percentiles_ms(latency), percentiles_ms(work)
         return NodeStatistics(
             **counts, rate_hz=rate, latency_p50_ms=l50, latency_p95_ms=l95, work_p50_ms=w50, work_p95_ms=w95,
-            queue=queue, last_error=last_error,
+            queue=queue, queue_max=queue_max, last_error=last_error,
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def read(path: str) -> dict[str, dict[str, Any]]:
         ConfigError: There is no such file, or it is no YAML of nodes and their parameters.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        content = yaml.load(folders.read_file(Path(path)), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no parameter file {path}") from error
     except OSError as error:

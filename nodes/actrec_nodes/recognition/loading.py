@@ -13,6 +13,7 @@ from actrec import inference
 from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session
+from actrec.inference.tensorrt.cache import EngineCache
 from actrec.utils.errors import AbortedError, ActrecError
 from actrec_nodes.common import parameters
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
@@ -233,4 +234,7 @@ class ModelLoader:
 
     def _options(self, backend: str) -> dict[str, Any]:
         kind = inference.BACKENDS.get(backend).config_class
-        return dataclasses.asdict(parameters.Parameters(self._node, kind, backend).read())
+        options = dataclasses.asdict(parameters.Parameters(self._node, kind, backend).read())
+        if self._node.config.trusted_models and "cache" in options:
+            EngineCache(options["cache"]).check_trusted()
+        return options

@@ -13,7 +13,7 @@ from rclpy.duration import Duration
 from rclpy.task import Future
 
 from actrec.recognition import ActionEvent
-from actrec_nodes.common.lifecycle import ActrecNode
+from actrec_nodes.common.lifecycle import ActrecNode, shorten
 
 ROUNDS, ROUND_S = 3, 0.5
 """Tasks of the executor until a result is sent: the goal ends, rclpy takes its result, and sends it. Time for each."""
@@ -175,7 +175,7 @@ class WaitForActionServer:
 
     def _unknown_labels(self, request: Any) -> str:
         """Return a line about labels that the model does not know; empty if it knows all."""
-        unknown = ", ".join(f"'{label}'" for label in request.labels if label not in self._known)
+        unknown = ", ".join(f"'{shorten(label)}'" for label in request.labels if label not in self._known)
         known = ", ".join(sorted(self._known))
         return f"model {self._model} has no label {unknown}; known: {known}" if unknown else ""
 
@@ -235,7 +235,7 @@ def _words(request: Any) -> str:
     """Describe a goal: "throw or wave by anyone, confidence 0.8 or more, within 10 s"."""
     confidence, seconds = request.min_confidence, Duration.from_msg(request.timeout).nanoseconds / 1e9
     parts = [
-        f"{' or '.join(request.labels) or 'any action'} by {request.body_id or 'anyone'}",
+        f"{' or '.join(request.labels) or 'any action'} by {shorten(request.body_id) or 'anyone'}",
         f"confidence {confidence:.3g} or more" if confidence else "",
         f"within {seconds:g} s" if seconds else "",
     ]

@@ -150,6 +150,24 @@ def test_load_description_of_earlier_version_without_marks(folder: Path) -> None
     file = folder / "model.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text())))
     assert package.load(folder).labels == LABELS
+    file.write_text(file.read_text() + "bodies: 16")  # of the next line, which was cut off
+    assert_refused(folder, "model.yaml", "is cut off: its last line does not end")
+
+
+@pytest.mark.parametrize("name", ["model.yaml", "model.onnx"])
+def test_load_pipe_or_device_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert_refused(folder, name, "a pipe or a device, not a file")
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    assert_refused(folder, name, "a pipe or a device, not a file")
+
+
+def test_load_network_too_large_for_onnx_refused(folder: Path) -> None:
+    with (folder / "model.onnx").open("wb") as file:
+        file.truncate(package.MAX_BYTES + 1)
+    assert_refused(folder, "model.onnx", "larger than 2048 MiB")
 
 
 @pytest.mark.parametrize("change", ["truncated", "replaced"])

@@ -1,7 +1,9 @@
 """Images in rare encodings: YUV 4:2:2 of webcams, depth in RVL."""
 
 import struct
+import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 
@@ -98,6 +100,33 @@ def test_decode_rvl_every_depth_value_returned(image):
 def test_decode_rvl_damaged_data_raises(width, height, body):
     with pytest.raises(DamagedImageError, match="expected RVL"):
         decode_rvl(np.frombuffer(struct.pack("<II", width, height) + body, np.uint8))
+
+
+@pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1; compressedDepth png"])
+def test_decompress_depth_of_another_size_raises_before_it_is_allocated(form):
+    """A few bytes may be a run of 134 million zeros."""
+    if form.endswith("rvl"):
+        data = bytes(12) + struct.pack("<II", 1 << 14, 1 << 13) + bytes(64)
+    else:
+        data = bytes(12) + cv2.imencode(".png", np.zeros((2000, 2000), np.uint16))[1].tobytes()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"depth is \[\d+, \d+\] but \[480, 640\] is expected: register depth to"):
+            decompress_depth(form, data, shape=(480, 640))
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_bag_recording_rvl_depth_of_other_size_raises(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.compressed(
+            f"{DEPTH}/compressedDepth", START, "16UC1; compressedDepth rvl", bytes(12) + rvl_bytes(MILLIMETERS[::2])
+        )
+        b.image(COLOR, START, RGB, "rgb8")
+    with pytest.raises(InputError, match="register depth to color first"):
+        frames_of(tmp_path / "b")
 
 
 def test_decompress_depth_quantized_rvl_returns_meters():

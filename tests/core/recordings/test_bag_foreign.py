@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import sqlite3
 import struct
@@ -310,6 +311,11 @@ def damage_metadata(folder: Path) -> None:
     (folder / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
 
 
+def replace_metadata_by_a_pipe(folder: Path) -> None:
+    (folder / "metadata.yaml").unlink()
+    os.mkfifo(folder / "metadata.yaml")
+
+
 FIRST_AND_LAST = stamps(120)[:40] + stamps(120)[80:]
 
 
@@ -321,6 +327,7 @@ FIRST_AND_LAST = stamps(120)[:40] + stamps(120)[80:]
         (swap, stamps(120), ""),
         (pack, stamps(120), ""),
         (damage_metadata, stamps(120), "metadata.yaml is damaged"),
+        (replace_metadata_by_a_pipe, stamps(120), "metadata.yaml is damaged"),
         (drop_middle, FIRST_AND_LAST, "walk_1{} is missing: playing walk_0{}, walk_2{}"),
         (drop_middle_and_metadata, FIRST_AND_LAST, "walk_1{} is missing: playing walk_0{}, walk_2{}"),
         (empty_last, stamps(120)[:80], "skipping 'walk_2{}': '{0}' is not an "),

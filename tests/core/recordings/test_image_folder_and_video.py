@@ -1,5 +1,6 @@
 """Folders of images, and videos without depth."""
 
+import os
 import shutil
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from actrec.cameras.replay import ReplayCamera
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.image_folder import image_files, read_folder_info
 from actrec.utils.calibration_files import from_fov
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 F525 = "525,525,319.5,239.5"
 
@@ -262,3 +263,27 @@ def test_video_recording_truncated_or_foreign_file_raises(tmp_path, data_root):
         with pytest.raises(InputError, match=name) as caught:
             frames_of(tmp_path / name, hfov_deg=70.0)
         assert "\n" not in str(caught.value)
+
+
+def test_folder_recording_depth_npz_of_far_more_pixels_than_color_raises(tmp_path):
+    (tmp_path / "rgb").mkdir()
+    for k in range(2):
+        cv2.imwrite(str(tmp_path / f"rgb/{k}.png"), np.zeros((48, 64, 3), np.uint8))
+    np.savez_compressed(tmp_path / "depth_mm.npz", depth=np.zeros((2, 2048, 2048), np.uint16))
+    with pytest.raises(InputError, match="depth_mm.npz' holds 17 MB of arrays, at most 1 MB are read"):
+        frames_of(tmp_path, hfov_deg=69.0)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mcap", "a.db3", "a.csv", "a.npz"])
+def test_open_recording_pipe_or_device_raises(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"device_{name}").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"device_{name}"):
+        with pytest.raises(DeviceError, match="is a pipe or a device, no recording"):
+            open_recording(path, RecordingConfig(intrinsics=F525))
+
+
+def test_folder_recording_pipe_among_the_images_raises(tmp_path):
+    os.mkfifo(tmp_path / "0.png")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_recording(tmp_path, RecordingConfig(intrinsics=F525))

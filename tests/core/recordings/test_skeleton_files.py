@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from actrec.datasets import nucla, utd_mhad
+from actrec.datasets import archive, nucla, utd_mhad
 from actrec.datasets.ntu import skeletons
 from actrec.datasets.ntu.skeletons import COLOR_SIZE
 from actrec.recordings import open_recording, skeleton_files
@@ -239,6 +240,15 @@ def test_open_sequences_absent_corrupt_or_foreign_file_raises(tmp_path, data_roo
     np.savez(tmp_path / "f.npz", xyz=np.zeros((4, 20, 3)), length=[3], name=["x"], label=[1], is_train=[True])
     with pytest.raises(InputError, match="lengths add up to 3 but xyz holds 4 frames"):
         skeleton_files.open_sequences(tmp_path / "f.npz")
+
+
+def test_open_sequences_mat_of_too_large_arrays_raises_before_they_are_unpacked(tmp_path, data_root, monkeypatch):
+    monkeypatch.setattr(archive, "_MAX_MAT_BYTES", 100_000)
+    savemat(tmp_path / "packed.mat", {"d_skel": np.zeros((20, 3, 2000))}, do_compression=True)
+    assert (tmp_path / "packed.mat").stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"packed\.mat' is corrupt .*its arrays have more than 100000 bytes"):
+        skeleton_files.open_sequences(tmp_path / "packed.mat")
+    assert len(skeleton_files.open_sequences(data_root / "utd_mhad/skeleton/a1_s1_t1_skeleton.mat")) == 1
 
 
 def test_open_sequences_pickled_arrays_raises(tmp_path):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from actrec.perception.recorded_joints import read_bodies
-from actrec.recordings import RecordingConfig, open_recording
+from actrec.recordings import RecordingConfig, open_recording, skeleton_npz
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.recordings.skeleton_npz import read_skeleton_npz
 from actrec.skeleton.layouts import HANDS, KINECT_V2_25, LAYOUTS, NITE_15, TABLES, convert
-from actrec.skeleton.sequence import CAMERA_HEIGHT_M, NEAREST_M
+from actrec.skeleton.sequence import CAMERA_HEIGHT_M, NEAREST_M, load_npz
 from actrec.utils import gravity
 from actrec.utils.errors import ActrecError, InputError
 
@@ -219,3 +219,16 @@ def test_read_nite_joints_missing_hands_are_nan(write, person):
     joints = np.stack([person[:, J[{"torso": "spine_mid"}.get(n, n)]] for n in names], axis=1)
     body = open_sequence(write(positions=joints, layout="nite_15")).bodies[0]
     assert np.isnan(body[:, J["hand_tip_left"]]).all() and np.isfinite(body[:, J["wrist_left"]]).all()
+
+
+def test_read_arrays_beyond_the_limit_raises_before_they_are_unpacked(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(skeleton_npz, "_MAX_BYTES", 1 << 20)
+    file = write(positions=np.zeros((4000, 25, 3)))
+    packed = tmp_path / "packed.npz"
+    np.savez_compressed(packed, **np.load(file))
+    assert packed.stat().st_size < 1 << 16
+    for path in (file, packed):
+        with pytest.raises(InputError, match="holds 2 MB of arrays, at most 1 MB are read"):
+            read_skeleton_npz(path)
+    with pytest.raises(InputError, match="holds 2 MB of arrays, at most 1 MB"):
+        load_npz(packed, ("fps",), 1 << 20)

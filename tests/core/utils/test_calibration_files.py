@@ -1,5 +1,6 @@
 """Calibration files of cameras: ROS format, scaling, errors, search by serial number."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,12 @@ def test_from_yaml_reads_opencv_distortions(
             from_yaml(path)
     else:
         assert from_yaml(path).distortion == read
+
+
+def test_from_yaml_of_a_pipe_or_a_huge_file_raises(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(DeviceError, match="cannot read '.*pipe.yaml': a pipe or a device"):
+        from_yaml(tmp_path / "pipe.yaml")
+    (tmp_path / "huge.yaml").write_text("# " + "x" * (1 << 20))
+    with pytest.raises(DeviceError, match="cannot read '.*huge.yaml': larger than 1 MiB"):
+        from_yaml(tmp_path / "huge.yaml")

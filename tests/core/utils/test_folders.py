@@ -168,3 +168,17 @@ def test_existing_path_in_a_folder_of_another_user_is_refused_in_one_line(
     monkeypatch.setattr(Path, "exists", deny)
     with pytest.raises(DeviceError, match="clip.mp4' cannot be read: Permission denied"):
         existing_path(tmp_path / "clip.mp4")
+
+
+def test_read_file_beyond_the_limit_or_special_raises(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1000))
+    assert folders.read_file(path, 1000) == bytes(1000)
+    with pytest.raises(OSError, match="larger than"):
+        folders.read_file(path, 999)
+    with pytest.raises(IsADirectoryError):
+        folders.read_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for special in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="a pipe or a device, not a file"):
+            folders.read_file(special)

@@ -5,8 +5,11 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -73,10 +76,12 @@ def test_engine_of_another_user_that_cannot_be_read_is_logged(tmp_path, monkeypa
     cache = EngineCache(tmp_path / "engines")
     path = cache.store(KEY, b"engine", {})
 
-    def refuse(self):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    def refuse(file, *_):
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return file.read_bytes()
 
-    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    monkeypatch.setattr(tensorrt_cache, "read_file", refuse)
     assert cache.find(KEY) is None
     assert f"{path} is another user's and cannot be read" in caplog.text and "ACTREC_ENGINES" in caplog.text
 
@@ -113,6 +118,100 @@ def test_building_second_process_waits_for_first(tmp_path, caplog):
         assert built == b"first"
     first.join()
     assert "another process builds this engine" in caplog.text
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """Return a folder that all users can write to, with this process as another user than root."""
+    with tempfile.TemporaryDirectory(prefix="actrec_test_") as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        yield folder
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+def become_another_user():
+    if os.getuid() == 0:
+        os.seteuid(65534)
+
+
+def test_building_lock_of_another_user_is_waited_for(shared, caplog):
+    """It can only be read."""
+    caplog.set_level("INFO")
+    cache = EngineCache(shared)
+    lock = cache.path(KEY).with_suffix(".lock")
+    lock.touch(0o444)
+    with lock.open("rb") as held:
+        file_lock.lock(held.fileno())
+        become_another_user()
+        ended = threading.Timer(0.5, lambda: (cache.store(KEY, b"first", {}), held.close()))
+        ended.start()
+        with cache.building(KEY, waiting_s=0.1) as built:
+            assert built == b"first"
+        ended.join()
+    assert "another process builds this engine" in caplog.text
+
+
+def test_building_in_another_users_folder_fails_before_the_build(shared):
+    """Also if that user's build has failed, and left its lock."""
+    cache = EngineCache(shared)
+    cache.path(KEY).with_suffix(".lock").touch(0o444)
+    shared.chmod(0o555)
+    become_another_user()
+    with pytest.raises(DeviceError, match="engines cannot be kept in .*Permission denied"), cache.building(KEY):
+        pytest.fail("the build begins")
+
+
+def test_building_keeps_the_file_that_a_link_of_another_user_names(tmp_path):
+    (tmp_path / "notes").write_text("days of work")
+    cache = EngineCache(tmp_path / "engines")
+    cache.folder.mkdir()
+    cache.path(KEY).with_suffix(".lock").symlink_to(tmp_path / "notes")
+    with cache.building(KEY):
+        pass
+    assert (tmp_path / "notes").read_text() == "days of work"
+
+
+def test_find_pipe_instead_of_a_file_does_not_wait(tmp_path):
+    cache = EngineCache(tmp_path)
+    path = cache.store(KEY, b"engine", {})
+    for suffix in (".engine", ".json", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+        os.mkfifo(path.with_suffix(suffix))
+        assert cache.find(KEY) is None
+    assert not cache.is_checked(KEY) and cache.misfits(KEY) == ""
+    with pytest.raises(DeviceError, match="engines cannot be kept in"), cache.building(KEY):
+        pass
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_check_trusted_folder_or_engine_that_others_can_write_raises(tmp_path, mode):
+    cache = EngineCache(tmp_path / "engines")
+    cache.check_trusted()
+    path = cache.store(KEY, b"engine", {})
+    with cache.building(KEY):
+        cache.check_trusted()
+    for place in (path, path.with_suffix(".json"), cache.folder):
+        before = place.stat().st_mode
+        place.chmod(mode)
+        with pytest.raises(DeviceError, match=f"'{place}' is another user's, or others can write to it; .*chmod go-w"):
+            cache.check_trusted()
+        place.chmod(before)
+    tmp_path.chmod(0o777)  # then the folder can be replaced
+    with pytest.raises(DeviceError, match=f"'{tmp_path}' is another user's, or others can write to it"):
+        cache.check_trusted()
+    tmp_path.chmod(0o1777)
+    cache.check_trusted()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_check_trusted_engine_of_another_user_raises(tmp_path):
+    cache = EngineCache(tmp_path)
+    path = cache.store(KEY, b"engine", {})
+    os.chown(path.with_suffix(".json"), 65534, -1)
+    with pytest.raises(DeviceError, match="json' is another user's"):
+        cache.check_trusted()
 
 
 def test_building_killed_process_leaves_no_file_or_lock(tmp_path):

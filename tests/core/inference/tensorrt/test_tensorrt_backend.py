@@ -111,6 +111,18 @@ def test_load_builds_engine_once_and_stores_details(tiny, gpu, tmp_path):
     assert not [call for call in found.calls if "build_serialized_network" in call]
 
 
+def test_load_keeps_an_engine_whose_timings_cannot_be_stored(tiny, gpu, tmp_path, caplog):
+    """In a shared folder, their file may be another user's."""
+    inference.load(tiny, "tensorrt")
+    for path in (tmp_path / "engines").iterdir():
+        path.unlink()
+        if path.name.endswith("_timings.cache"):
+            path.mkdir()
+    inference.load(tiny, "tensorrt")
+    assert len(engines(tmp_path)) == 1
+    assert "the next build takes as long: cannot write" in caplog.text
+
+
 def test_load_other_gpu_version_or_option_builds_another_engine(tiny, gpu, tmp_path):
     inference.load(tiny, "tensorrt")
     for change in (
