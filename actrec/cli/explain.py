@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ Examples:
   actrec explain joint_tcn_everyday a1_s2_t1 --dataset utd_mhad --data ~/datasets --out why
   actrec explain sem_net_utd_mhad --data ~/datasets --out by_class       means over the clips of each class
 
-Figures: importance.png (joints without which the label becomes less probable, over time) if the network takes joints;
-attention of each part (P-I3D), informativeness (scene flow), attention between joints and activations (SEM-Net,
-SPA-Net), activations and attention over the crop (VPN), stamps and the score of each branch (DeepActsNet). By class
-also dynamicity and the features before the classifier. They need matplotlib and onnx; datasets need PyTorch too.
+Figures: importance.png (joints without which the label becomes less probable, over time) if the network takes joints,
+but not of sub-sequences; attention of each part (P-I3D), informativeness (scene flow), attention between joints and
+activations (SEM-Net, SPA-Net), activations and attention over the crop (VPN), stamps and the score of each branch
+(DeepActsNet). By class also dynamicity and the features before the classifier. They need matplotlib and onnx; datasets
+need PyTorch too.
 """
 
 TIMEOUT_S = 600.0  # for one frame, of a slow disk
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
     """Explain the label of a person in a recording."""
     from actrec.cameras.replay import Decoder
+    from actrec.features.clips import each_clip
     from actrec.recognition.offline import OfflineRecognizer
     from actrec.recordings import RecordingConfig, open_recording
 
@@ -106,14 +108,19 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
     if person not in windows:
         seen = f"; there are {', '.join(windows)}" if windows else ": give another time with --at"
         raise InputError(f"'{args.clip}' has {f'no person {person}' if person else 'no person'} at that time{seen}")
-    return _explain(args, session, session.package.read_onnx("float32"), windows[person])
+    window, package = windows[person], session.package
+    (inputs,) = each_clip(window, package.inputs, package.window, package.window.starts[-1:])
+    found = session.probabilities([window])[0]
+    return _explain(args, session, package.read_onnx("float32"), found, window, inputs, window)
 
 
 def _of_dataset(args: argparse.Namespace) -> dict[str, Any]:
     """Explain the label of a clip of a dataset."""
     explained, model, content, clips = _open(args)
     clip = explained.find(clips, args.clip)
-    found = _explain(args, model.session, content, explained.window(clip, model.package, model.clips))
+    shown, inputs = explained.last_clip(model, clip)
+    probabilities, window = explained.probabilities(model, clip), explained.window(model, clip)
+    found = _explain(args, model.session, content, probabilities, shown, inputs, window)
     return {"class": clips.classes[clip.label], **found}
 
 
@@ -125,32 +132,40 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, bytes, Any]:
     return explained, model, content, explained.open_clips(model, args.data, explained.EvalOptions(**given))
 
 
-def _explain(args: argparse.Namespace, session: Session, content: bytes, clip: Clip) -> dict[str, Any]:
-    """Write the figures of one window, and return their numbers."""
+def _explain(
+    args: argparse.Namespace, session: Session, content: bytes, probabilities: np.ndarray, clip: Clip,
+    inputs: Mapping[str, np.ndarray], window: Clip | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the figures of one label, and return their numbers.
+
+    Args:
+        args: The command's arguments.
+        session: The model, and `content`, its graph.
+        probabilities: [classes].
+        clip: Part of the recording, and `inputs`, the network's inputs of its last T frames.
+        window: Window in which joints are occluded; None for no such figure.
+    """
     from actrec.explanation import attention, figures, occlusion
-    from actrec.features.clips import each_clip
     from actrec.features.leveling import level_clip
 
     package, layout = session.package, layouts.get(body_layout(session.package))
-    probabilities = session.probabilities([clip])[0]
     labels = package.labels
     if args.label is not None and args.label not in labels:
         raise ConfigError(f"model {package.name} has no class '{args.label}'; it has {', '.join(labels)}")
     label = int(np.argmax(probabilities)) if args.label is None else labels.index(args.label)
     order = [label, *(int(index) for index in np.argsort(-probabilities) if index != label)][:SHOWN]
     best = {labels[index]: round(float(probabilities[index]), 4) for index in order}
-    upright = clip if package.window.gravity == "camera" else level_clip(clip)
+    level: Callable[[Clip], Clip] = (lambda own: own) if package.window.gravity == "camera" else level_clip
     found: dict[str, Any] = {"model": package.name, "probabilities": best}
     drawn: list[Any] = []
-    if importance := occlusion.importance(session, clip, label):
-        drawn += figures.importance(importance, upright, layout, package.window.seconds, best)
+    if window is not None and (importance := occlusion.importance(session, window, label)):
+        drawn += figures.importance(importance, level(window), layout, package.window.seconds, best)
         ranked = np.argsort(-importance.whole)[:SHOWN]
         found["importance"] = {
             importance.names[index]: round(float(importance.whole[index]), 3) + 0.0 for index in ranked
         }
-    (inputs,) = each_clip(clip, package.inputs, package.window, package.window.starts[-1:])
-    read = attention.Reader(package, content, str(package.path)).read(inputs, upright)
-    drawn += figures.of_clip(read, inputs, package, upright, layout)
+    read = attention.Reader(package, content, str(package.path)).read(inputs, level(clip))
+    drawn += figures.of_clip(read, inputs, package, level(clip), layout)
     found |= {"attention": {name: round(value, 3) for name, value in read.parts.items()}} if read.parts else {}
     found |= {"dynamicity": round(read.dynamicity, 5)} if np.isfinite(read.dynamicity) else {}
     return {**found, "written": [str(path) for path in figures.write(args.out, iter(drawn))]}
@@ -161,16 +176,14 @@ def _by_class(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from actrec.explanation import attention, figures
-    from actrec.features.clips import each_clip
 
     explained, model, content, clips = _open(args)
     package: Any = model.package
     reader = attention.Reader(package, content, str(package.path))
     chosen, read = list(explained.of_each_class(clips, args.per_class)), []
     for clip in tqdm(chosen, package.name, unit="clip", disable=True if args.json else None):
-        window = explained.window(clip, package, model.clips)
-        (inputs,) = each_clip(window, package.inputs, package.window, package.window.starts[-1:])
-        read.append((clips.classes[clip.label], reader.read(inputs, window)))
+        shown, inputs = explained.last_clip(model, clip)
+        read.append((clips.classes[clip.label], reader.read(inputs, shown)))
     drawn = figures.by_class(read, package.labels, layouts.get(body_layout(package)))
     return {"model": package.name, "clips": len(read), "written": [str(p) for p in figures.write(args.out, drawn)]}
 

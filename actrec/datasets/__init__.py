@@ -16,7 +16,7 @@ from actrec.utils.registry import Registry
 
 __all__ = [
     "DATASETS", "PARTS", "Clip", "ClipDataset", "Entry", "PreparedDataset", "Source", "SourceDataset", "create",
-    "create_unknown", "find_duplicates", "folder", "is_store", "source",
+    "create_unknown", "find_duplicates", "folder", "folds", "is_store", "source",
 ]  # fmt: skip
 
 DATASETS = Registry(
@@ -146,6 +146,23 @@ def folder(data_root: str | Path, name: str) -> str:
     root = Path(data_root)
     named = [root / name, root / "motion" / {"hdm05": "hdm05_eleven"}.get(name, name)]
     return str(next((folder for folder in named if folder.is_dir()), root / FAMILIES.get(name, name)))
+
+
+def folds(name: str, root: str | Path, *, split: str = "", **options: Any) -> list[int]:
+    """Return the folds of a split that have test clips in this folder; arguments and errors as for `create`.
+
+    A merged dataset has a fold only for each merged set (`everyday`), and a folder may lack the clips of a person.
+    """
+    found, refused = [], None
+    for fold in range(1, DATASETS.get(name).folds + 1):
+        try:
+            if len(create(name, root, split=split, part="test", **{**options, "fold": fold})):
+                found.append(fold)
+        except ConfigError as error:
+            refused = refused or error
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
 def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:

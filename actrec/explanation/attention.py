@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import procrustes
 
 from actrec.explanation.inner_values import Graph
+from actrec.features.scene_flow import first_visible_frame
 from actrec.inference.package import ModelPackage
 from actrec.types import Clip
 
@@ -162,9 +163,13 @@ def informativeness(layers: list[np.ndarray], layer: str, joint_map: np.ndarray)
 
 
 def dynamicity(poses: np.ndarray) -> float:
-    """Return the mean Procrustes distance between successive poses [T, V, 3], without missing joints; NaN for none."""
+    """Return the mean Procrustes distance between successive poses [T, V, 3], without missing joints; NaN for none.
+
+    Frames before the recording, which repeat its first pose, are skipped.
+    """
+    recorded = poses[first_visible_frame(poses[None]) :]
     distances = []
-    for before, after in itertools.pairwise(poses):
+    for before, after in itertools.pairwise(recorded if len(recorded) > 1 else poses):
         seen = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
         if seen.sum() >= 3 and np.ptp(before[seen], axis=0).any() and np.ptp(after[seen], axis=0).any():
             distances.append(procrustes(before[seen], after[seen])[2])

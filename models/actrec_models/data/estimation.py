@@ -67,7 +67,7 @@ class PrepareConfig:
         choices=("depth", "color"),
     )  # fmt: skip
     max_bodies: int = setting(2, "largest number of estimated bodies, the longest observed first", range=(1, 16))
-    min_seen: float = setting(0.5, "share of the frames in which a body must be found", range=(0.0, 1.0))
+    min_seen: float = setting(0.5, "share of the frames in which each body must be found", range=(0.0, 1.0))
     flow: dict = setting({}, "settings of actrec.scene_flow.stream.SceneFlowConfig")
     body: dict = setting({}, "settings of actrec.perception.pipeline.BodyPerceptionConfig")
     hand: dict = setting({}, "settings of actrec.perception.pipeline.HandPerceptionConfig")
@@ -261,9 +261,10 @@ class Estimation:
     def _main(self, name: str, seen: list[Seen]) -> tuple[list[str], list[Seen]]:
         """Return the main bodies, and the frames from the first to the last detection of one."""
         counts = Counter(body.body_id for now in seen for body in now.bodies)
-        ids = [body_id for body_id, _ in counts.most_common(self.settings.max_bodies)]
-        most = counts[ids[0]] if ids else 0
-        if not most or most < self.settings.min_seen * len(seen):
+        longest = counts.most_common(self.settings.max_bodies)
+        ids = [body_id for body_id, count in longest if count >= self.settings.min_seen * len(seen)]
+        if not ids:
+            most = longest[0][1] if longest else 0
             raise InputError(f"clip '{name}' shows a body in {most} of {len(seen)} frames: too few")
         shown = [k for k, now in enumerate(seen) if any(body.body_id in ids for body in now.bodies)]
         return ids, seen[shown[0] : shown[-1] + 1]

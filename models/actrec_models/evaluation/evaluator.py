@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from actrec import datasets
 from actrec.datasets import find_duplicates
 from actrec.datasets.base import ClipDataset
 from actrec.features import feature
@@ -363,7 +364,10 @@ def folds_per_model(requested: Sequence[int], target: Target, models: int) -> li
     known = target.source.folds
     if not known:
         raise ConfigError(f"dataset {target.dataset} is not divided into folds: omit --folds")
-    folds = list(range(1, known + 1)) if list(requested) == [0] else [int(fold) for fold in requested]
+    if list(requested) == [0]:
+        folds = datasets.folds(target.dataset, target.root, split=target.split, **target.options)
+    else:
+        folds = [int(fold) for fold in requested]
     if any(not 1 <= fold <= known for fold in folds):
         raise ConfigError(f"dataset {target.dataset} has folds 1 to {known}; got {', '.join(map(str, folds))}")
     if len(set(folds)) < len(folds):

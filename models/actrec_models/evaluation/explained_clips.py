@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.inference.package import ModelPackage
+from actrec.features.clips import each_clip
+from actrec.inference.session import combined
+from actrec.types import LazyClip
 from actrec.utils.errors import ConfigError
+from actrec_models.data.samples import parts
 from actrec_models.evaluation import protocol, scoring
 from actrec_models.evaluation.protocol import EvalOptions, Model
 from actrec_models.export import onnx_graph
@@ -53,10 +56,32 @@ def find(clips: ClipDataset, name: str) -> Clip:
     return clips[clips.names.index(name)]
 
 
-def window(clip: Clip, package: ModelPackage, mode: str) -> dict[str, Any]:
-    """Return the window at the end of a clip, or of all of it for a model of stretched clips."""
-    spec = package.window
-    sampled = clip.sample(spec.seconds, spec.frames, stretched=mode == "stretched")
+def probabilities(model: Model, clip: Clip) -> np.ndarray:
+    """Return the probabilities [classes] of a clip, of all its parts as an evaluation scores them."""
+    session = model.session
+    logits = session.run(scoring.clip_inputs(clip, model.package, model.clips))
+    return session.softmax(combined(logits[None], model.package.window.combine))[0]
+
+
+def last_clip(model: Model, clip: Clip) -> tuple[LazyClip, dict[str, np.ndarray]]:
+    """Return the last part of a clip that an evaluation scores, and the network's inputs of its last T frames."""
+    package = model.package
+    *_, part = parts(clip, package.inputs, package.window, model.clips)
+    around = None if part.around_ns is None else clip.at_stamps(part.around_ns)
+    shown = clip.at_stamps(part.stamps_ns)
+    (inputs,) = each_clip(shown, package.inputs, part.window, part.starts[-1:], around)
+    return shown, inputs
+
+
+def window(model: Model, clip: Clip) -> dict[str, Any] | None:
+    """Return the window at the end of a clip, or of all of it for a model of stretched clips.
+
+    None for a model of sub-sequences, whose inputs are not all of one window.
+    """
+    if model.clips == "subsequences":
+        return None
+    spec = model.package.window
+    sampled = clip.sample(spec.seconds, spec.frames, stretched=model.clips == "stretched")
     return {key: np.asarray(sampled[key]) for key in sampled}
 
 

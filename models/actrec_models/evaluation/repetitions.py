@@ -30,13 +30,17 @@ FIGURES, SUMMARY = "figures.json", "summary.json"
 
 @dataclass(frozen=True)
 class Repetition:
-    """A scored repetition: its fold or seed, top-1 and mean per-class accuracy (shares of 1), clips, checkpoint."""
+    """A scored repetition: its fold or seed, top-1 and mean per-class accuracy (shares of 1), clips, checkpoint.
+
+    `accuracy_of_learned` is top-1 of the clips whose class has training clips; None if unknown or if there are none.
+    """
 
     number: int
     accuracy: float
     mean_class_accuracy: float | None
     clips: int
     checkpoint: str
+    accuracy_of_learned: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,16 @@ class Repetitions:
         """Sample standard deviation of the measure; 0 for one repetition."""
         return statistics.stdev(self.values) if len(self.results) > 1 else 0.0
 
+    @property
+    def mean_of_learned(self) -> float | None:
+        """Mean of `accuracy_of_learned`; None if a repetition has none."""
+        values = [result.accuracy_of_learned for result in self.results]
+        return statistics.fmean(known) if len(known := [v for v in values if v is not None]) == len(values) else None
+
     def as_dict(self) -> dict[str, Any]:
         """Return the summary for JSON."""
-        return {**dataclasses.asdict(self), "mean": self.mean, "std": self.deviation}
+        more = {"mean": self.mean, "std": self.deviation, "mean_of_learned": self.mean_of_learned}
+        return {**dataclasses.asdict(self), **more}
 
     def text(self) -> str:
         """Return a line for each repetition, and the mean ± standard deviation."""
@@ -84,26 +95,34 @@ class Repetitions:
         ]
         name = self.measure.replace("_", " ")
         mean = f"{100 * self.mean:.2f} ± {100 * self.deviation:.2f} % {name}"
-        return "\n".join([*lines, f"mean of {len(self.results)} {self.kind}s: {mean} (± sample standard deviation)"])
+        lines.append(f"mean of {len(self.results)} {self.kind}s: {mean} (± sample standard deviation)")
+        if any(result.accuracy_of_learned not in (None, result.accuracy) for result in self.results):
+            of_learned = "–" if self.mean_of_learned is None else f"{100 * self.mean_of_learned:.2f} %"
+            lines.append(f"mean accuracy of the clips whose class has training clips: {of_learned}")
+        return "\n".join(lines)
 
 
-def numbers(recipe: Recipe, kind: str, asked: Sequence[int]) -> list[int]:
-    """Return the numbers of the repetitions; no `asked` folds are all of the dataset.
+def numbers(recipe: Recipe, kind: str, asked: Sequence[int], data_root: str = "", root: str = "") -> list[int]:
+    """Return the numbers of the repetitions; no `asked` folds are all that the dataset has in its folder.
 
     Raises:
         ConfigError: The dataset has no folds, or not these; a number appears twice.
+        ActrecError: As `datasets.folds`.
     """
-    known = datasets.DATASETS.get(recipe.dataset).folds
-    if kind == "fold" and not known:
+    found, folds = list(asked), datasets.DATASETS.get(recipe.dataset).folds
+    if kind == "fold" and not folds:
         raise ConfigError(f"dataset {recipe.dataset} is not divided into folds: omit --folds, or repeat with --seeds")
-    found = list(asked) or list(range(1, known + 1))
-    if kind == "fold" and not all(1 <= number <= known for number in found):
-        raise ConfigError(
-            f"dataset {recipe.dataset} has folds 1 to {known}; got {', '.join(map(str, found))} (--folds)"
-        )
     if len(set(found)) < len(found):
         raise ConfigError(f"--{kind}s {', '.join(map(str, found))}: one appears twice")
-    return found
+    if kind == "seed":
+        return found
+    folder = root or datasets.folder(data_root, recipe.dataset)
+    there = datasets.folds(recipe.dataset, folder, split=recipe.split, **recipe.dataset_options)
+    if not there or not set(found) <= set(there):
+        known = ", ".join(map(str, there)) or "no folds"
+        what = f"split {recipe.split} of {recipe.dataset} has test clips in folds {known} of '{folder}'"
+        raise ConfigError(f"{what}; got {', '.join(map(str, found)) or 'all'} (--folds)")
+    return found or there
 
 
 def train(
@@ -115,7 +134,7 @@ def train(
     Args:
         recipe: Its fold or seed is replaced.
         kind: "fold" or "seed".
-        asked: Folds or seeds; no folds are all of the dataset.
+        asked: Folds or seeds; no folds are all that the dataset has in its folder.
         data_root: Folder with a subfolder per dataset; `root`: folder of the recipe's dataset itself.
         out: Folder of the run.
         resume: Keep the repetitions that are trained already.
@@ -127,7 +146,7 @@ def train(
         ActrecError: As `trainer.train` and `evaluate_models`.
         TrainingInterrupted: SIGTERM or Ctrl-C; the same command continues.
     """
-    wanted = numbers(recipe, kind, asked)
+    wanted = numbers(recipe, kind, asked, data_root, root)
     width = (
         len(str(datasets.DATASETS.get(recipe.dataset).folds)) if kind == "fold" else 1
     )  # sorted by name, all at once
@@ -138,19 +157,28 @@ def train(
     if results:
         logger.info("%d of %d %ss have figures already", len(results), len(wanted), kind)
     first = not getattr(rank_zero_only, "rank", None)  # of several processes, it scores
+    world = (options.get("machine") or trainer.Machine()).trainer_options()
+    alone = world["devices"] * world["num_nodes"] == 1
+
+    def score(number: int, checkpoint: Path) -> None:
+        results[number] = _score(number, checkpoint, runs[number], data_root, root, progress)
+        content = {"recipe": runs[number].as_dict(), **dataclasses.asdict(results[number])}
+        write_file(folders[number] / FIGURES, (json.dumps(content, indent=2) + "\n").encode())
+        logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
+
+    trained: dict[int, Path] = {}
     for number in wanted:
         if number in results:
             continue
-        folder, own = folders[number], runs[number]
         if not resume:
-            (folder / FIGURES).unlink(missing_ok=True)
-        kept = trainer.train(own, data_root, folder, root=root, resume=resume, progress=progress, **options)
-        if not first:
-            continue
-        results[number] = _score(number, kept, own, data_root, root, progress)
-        content = {"recipe": own.as_dict(), **dataclasses.asdict(results[number])}
-        write_file(folder / FIGURES, (json.dumps(content, indent=2) + "\n").encode())
-        logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
+            (folders[number] / FIGURES).unlink(missing_ok=True)
+        own, folder = runs[number], folders[number]
+        trained[number] = trainer.train(own, data_root, folder, root=root, resume=resume, progress=progress, **options)
+        if alone:
+            score(number, trained[number])
+    if first and not alone:  # now, because the other processes would wait for it in the next training, until a timeout
+        for number, checkpoint in trained.items():
+            score(number, checkpoint)
     measure = datasets.DATASETS.get(recipe.dataset).measure
     ordered = tuple(results[number] for number in wanted if number in results)
     summary = Repetitions(kind, recipe.dataset, recipe.split, measure, ordered)
@@ -208,4 +236,6 @@ def _score(number: int, checkpoint: Path, recipe: Recipe, data_root: str, root: 
     options = EvalOptions(dataset=recipe.dataset, split=recipe.split, root=root)
     (found,) = evaluate_models([model], data_root, options, progress).results
     figures = found.summary()
-    return Repetition(number, figures["accuracy"], figures["mean_class_accuracy"], figures["clips"], str(checkpoint))
+    learned = figures.get("accuracy_of_learned", figures["accuracy"])
+    per_class, clips = figures["mean_class_accuracy"], figures["clips"]
+    return Repetition(number, figures["accuracy"], per_class, clips, str(checkpoint), learned)

@@ -42,12 +42,13 @@ def score(
     Args:
         table: The table.
         models: `ROW=MODEL` or `ROW:COLUMN=MODEL`: a package, a checkpoint, or the folder of a training of several folds
-            or seeds. Without a column, it is scored in each whose dataset and split it was trained for.
+            or seeds. Without a column, it is scored in each whose dataset and split it was trained for, if no two are
+            of the same clips.
         data_root: Folder with a subfolder per dataset; `root`: folder of the dataset itself.
         options: Of `open_model`.
 
     Raises:
-        ConfigError: No such row or column, or the model was trained on other data.
+        ConfigError: No such row or column, or the model was trained on other data, or for one of several columns.
         PackageError: A model is missing or damaged.
     """
     found = []
@@ -75,6 +76,14 @@ def score(
         if not fitting:
             of = ", ".join(dict.fromkeys(f"split {own.split} of {own.dataset}" for own in recipes.values()))
             raise ConfigError(f"{path} was trained on split {split} of {trained}, but row {place} is of {of}")
+        by_clips: dict[str, list[str]] = {}
+        for key, own in fitting.items():
+            by_clips.setdefault(json.dumps([own.dataset, own.split, own.dataset_options]), []).append(key)
+        if same := next((keys for keys in by_clips.values() if len(keys) > 1), None):
+            raise ConfigError(
+                f"columns {', '.join(same)} of row {row} are of the same clips and differ in the training: name one, "
+                f"e.g. {row}:{same[0]}={path}"
+            )
         for key, own in fitting.items():
             if summary is not None:
                 found.append(RowScore(row, key, path, 100 * summary.mean, 100 * summary.deviation))

@@ -30,8 +30,9 @@ Readings, choices where the paper is silent or ambiguous:
 - **Flow's [0, 255].** Stored bounds of ±2 m/s, so no motion is 128; unknown motion counts as none. x, y, z are R, G,
   B.
 - **Center crop.** 320×240 of 512×424 is kept as 240/424 of the height and 4/3 as wide, so people are not stretched at
-  other aspect ratios. It is cut in the color image's pixels, like the joints, whatever the flow's own size. Colors
-  are mapped before resizing.
+  other aspect ratios. It shows 0.66 m of height per meter of distance before a Kinect v2. Other cameras see less:
+  `share=0.72` and `share=0.85` of the height show as much at 525 and 615 px of focal length and 480 rows. It is cut in
+  the color image's pixels, like the joints, whatever the flow's own size. Colors are mapped before resizing.
 - **C3D input.** Colors less 128, the code of no motion; `scale=1` for Sports-1M weights. Random weights are Glorot's
   (Keras); attention then enlarges features up to eight times. Measured on a few SGD steps of 1e-3: small test
   networks with attention (32 px, width 4) diverge with `scale=1`, not with 1/128. The full `flow_skeleton` on one
@@ -70,7 +71,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from actrec.features.scene_flow import FlowPreprocessing, JointMapPreprocessing, PixelPreprocessing
+from actrec.features.scene_flow import CENTER_CROP, FlowPreprocessing, JointMapPreprocessing, PixelPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
@@ -196,6 +197,10 @@ class C3dFlowConfig:
         "of the colors less 128: 1 for Sports-1M weights; 1/128 keeps the first losses of random ones small",
         range=(1e-4, 10.0),
     )
+    share: float = setting(
+        CENTER_CROP, "height of the center crop (4:3) of scene flow and joints, as a share of the image height",
+        range=(0.05, 1.0),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -289,7 +294,7 @@ class C3dFlow(Network):
     def input_specs(self) -> list[InputSpec]:
         """The flow clip, (3, 16, 112, 112)."""
         c = self.config
-        preprocessing = dataclasses.asdict(FlowPreprocessing(scale=c.scale, exact=True))
+        preprocessing = dataclasses.asdict(FlowPreprocessing(share=c.share, scale=c.scale, exact=True))
         return [InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, c.frames, c.size, c.size), "m/s", preprocessing)]
 
     @property
@@ -316,7 +321,7 @@ class C3dFlowAt1(C3dFlow):
     def input_specs(self) -> list[InputSpec]:
         """The flow clip, and the joints in it, (16, 50, 2)."""
         c = self.config
-        preprocessing = dataclasses.asdict(PixelPreprocessing(size=c.size))
+        preprocessing = dataclasses.asdict(PixelPreprocessing(share=c.share, size=c.size))
         shape = (c.frames, JOINTS * c.bodies, 2)
         return [*super().input_specs, InputSpec("joint_pixels", "joint_pixels", LAYOUT, shape, "px", preprocessing)]
 

@@ -60,6 +60,13 @@ def test_dynamicity_is_of_change_in_shape_alone() -> None:
     assert attention.dynamicity(np.stack([pose, pose[::-1]])) > 0.1 and np.isnan(attention.dynamicity(pose[None]))
 
 
+def test_dynamicity_held_poses_before_recording_not_counted() -> None:
+    poses = np.random.default_rng(0).normal(size=(4, 25, 3))
+    held = np.concatenate([poses[:1], poses[:1], poses[:1], poses])
+    assert 0 < attention.dynamicity(held) == pytest.approx(attention.dynamicity(poses))
+    assert attention.dynamicity(held[:4]) == pytest.approx(0, abs=1e-12), "nothing moves"
+
+
 def test_reader_values_equal_network(tmp_path: Path) -> None:
     """`tests/nodes/test_every_family_live.py` reads the graphs of all other families."""
     torch = pytest.importorskip("torch")
@@ -84,6 +91,45 @@ def test_reader_values_equal_network(tmp_path: Path) -> None:
     assert found.filters is not None and found.filters.shape == (attention.TOP_FILTERS, 25)
     logits = inference.load(made, threads=1).last_logits([clip])[0]
     np.testing.assert_allclose(np.log(found.probabilities), logits - np.logaddexp.reduce(logits), atol=1e-4)
+
+
+def test_explain_subsequences_are_of_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """P-I3D takes recorded frames, and poses of the whole recording, which are no window of the live recognizer."""
+    torch = pytest.importorskip("torch")
+    from actrec import datasets
+    from actrec_models.evaluation import scoring
+    from actrec_models.export.onnx_graph import trace
+    from actrec_models.networks import create
+    from tests.models.small import SMALL
+
+    torch.manual_seed(0)
+    network = create("p_i3d", num_classes=2, **{**SMALL["p_i3d"], "clips": 2}).eval()
+    with torch.no_grad():
+        network.attention.w_s.weight.normal_(std=20.0)  # an untrained attention is nearly equal for all poses
+    options = {"actions": ["wave", "throw"], "actors": 2, "held_out": 1, "takes": 1}
+    settings = {"clips": "subsequences", "dataset_options": options}
+    own = tiny_description(1)
+    made = replace(own.provenance, dataset="rendered", split="cross_actor", settings=settings)
+    specs = tuple(network.input_specs)
+    description = replace(
+        own, family="p_i3d", labels=("wave", "throw"), window=network.window, inputs=specs, provenance=made
+    )
+    model = package.write(tmp_path / "model", description, trace(network))
+    clip = datasets.create("rendered", tmp_path, split="cross_actor", part="test", **options)[0]
+    inputs = list(scoring.clip_inputs(clip, model, "subsequences"))
+    assert len(inputs) == 2
+    with torch.inference_mode():
+        tensors = {name: torch.from_numpy(np.stack([each[name] for each in inputs])) for name in inputs[0]}
+        alpha = network.attend(tensors["pose"])[-1].tolist()
+        probabilities = network(**tensors).mean(dim=0).softmax(0).tolist()
+    command = ["explain", str(model.path), clip.name, "--data", str(tmp_path), "--out", str(tmp_path / "why"), "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["attention"].values()) == pytest.approx(alpha, abs=2e-3)
+    assert [found["probabilities"][name] for name in ("wave", "throw")] == pytest.approx(probabilities, abs=1e-3)
+    assert (tmp_path / "why/attention.png").is_file() and "importance" not in found
+    assert main([*command[:2], *command[3:], "--per-class", "1"]) == 0
+    assert (tmp_path / "why/attention_by_class.png").is_file()
 
 
 def test_explain_recording_writes_figures_or_names_cause(

@@ -10,7 +10,7 @@ from actrec import datasets
 from actrec.datasets.base import Clip, Entry, Source
 from actrec.datasets.store import PreparedDataset
 from actrec.recordings import RecordingConfig, open_recording
-from actrec.types import Hand, Intrinsics, RgbdFrame
+from actrec.types import Body, Hand, Intrinsics, RgbdFrame
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.data import estimation as estimate
@@ -179,6 +179,18 @@ def test_estimation_each_clip_may_be_of_another_camera():
     with pytest.raises(InputError, match="shows a body in 0 of 3 frames"):
         estimation.run("clip", 0, make_frames(3), None)
     assert people._turns == 0 and people.gravity.conclude() is None
+
+
+def test_estimation_body_in_single_frames_not_kept():
+    """A false person, or a new id after a lost track, would else be a second body of the clip."""
+    pose = np.zeros((25, 3), np.float32)
+    people = [Body(name, "kinect_v2_25", pose, pose[:, :2], np.ones(25, np.float32)) for name in ("a", "b", "c")]
+    one, _, false = people
+    shown = [[one, false], *[people[:2]] * 5, *[[one]] * 4]  # "b" is in half of the frames
+    seen = [estimate.Seen(k * 33_000_000, (160, 120), bodies) for k, bodies in enumerate(shown)]
+    for min_seen, expected in ((0.5, ["a", "b"]), (0.6, ["a"]), (0.0, ["a", "b", "c"])):
+        estimation = Estimation(PrepareConfig(min_seen=min_seen, max_bodies=3))
+        assert estimation._main("clip", seen) == (expected, seen)
 
 
 @pytest.mark.parametrize(

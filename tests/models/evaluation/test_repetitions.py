@@ -24,6 +24,7 @@ paper:
       columns:
         half: {title: Half, data: folded, recipe: RECIPE}
         all: {title: All, data: folded, recipe: RECIPE, set: {split: all}}
+        more: {title: Half after all, data: folded, recipe: RECIPE, init: "the run of all"}
         size: {title: Size, unit: M}
       rows:
         tiny:
@@ -31,6 +32,7 @@ paper:
           paper: {half: 90, all: 91.5}
           counted: {size: 1.2}
           measured: [{data: others, value: 80, recipe: mine}]
+        twice: {title: Twice, paper: {half: 90, more: 92}}
         wide: {title: Wide, set: {options.heads: 4}, blocked: not here}
 """
 
@@ -124,7 +126,8 @@ def test_train_folds_skips_finished_and_writes_summary(folded, tmp_path, capsys,
     ]
     (table,) = paper_tables.find("paper")
     for model, message in (
-        ("narrow=x", "names no row of paper:1: give ROW=MODEL, where ROW is one of tiny, wide"),
+        ("narrow=x", "names no row of paper:1: give ROW=MODEL, where ROW is one of tiny, twice, wide"),
+        (f"twice={out}", f"columns half, more of row twice are of the same clips.*: name one, e.g. twice:half={out}"),
         ("tiny:size=x", "paper:1:tiny has no column 'size' to train; it has: half, all"),
         (f"tiny:all={out}", "was trained on split half of folded, but row tiny:all is of split all of folded"),
     ):
@@ -140,7 +143,7 @@ def test_train_seeds_and_wrong_numbers(folded, tmp_path, capsys):
     assert repetitions.numbers(own, "seed", [3, 1]) == [3, 1]
     command = ["train", str(folded), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
     for arguments, message in (
-        (["--folds", "0,2"], "dataset folded has folds 1 to 3; got 0, 2"),
+        (["--folds", "0,2"], "split half of folded has test clips in folds 1, 2, 3 of "),
         (["--folds", "1,1-2"], "--folds 1, 1, 2: one appears twice"),
         (
             ["--folds", "1", "--set", "dataset=utd_mhad"],
@@ -153,3 +156,50 @@ def test_train_seeds_and_wrong_numbers(folded, tmp_path, capsys):
     for wrong in ("some", "3-1", "1,"):
         assert main([*command, "--folds", wrong]) == 2
         assert f"'{wrong}', expected 'all' or numbers, e.g. 1,2,3 or 1-30" in capsys.readouterr().err
+
+
+def test_train_all_folds_are_of_the_sets_in_the_store(data_root, tmp_path, capsys):
+    """Else the last folds would be refused after the trainings of the first ones."""
+    store, out = tmp_path / "store", tmp_path / "run"
+    options = ["--option", "sets=[nucla,kard]", "--option", "classes=shown", "--option", "every=60"]
+    command = ["prepare", "rendered_everyday", "--data", str(data_root), *options, "--streams", "bodies"]
+    assert main([*command, "--workers", "1", "--quiet", "--out", str(store)]) == 0
+    path = write(
+        tmp_path / "tiny.yaml", dataset="rendered_everyday", split="leave_one_set_out", epochs=1, ema_decay=0.0,
+        dataset_options={"sets": ["nucla", "kard"], "classes": "shown", "every": 60},
+    )  # fmt: skip
+    command = ["train", str(path), "--root", str(store), "--out", str(out), "--threads", "1", "--accelerator", "cpu"]
+    assert main([*command, "--folds", "1,5"]) == 2
+    assert "has test clips in folds 1, 3 of " in capsys.readouterr().err and not out.exists()
+    assert main([*command, "--folds", "all", "--quiet"]) == 0
+    assert "mean accuracy of the clips whose class has training clips: " in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert [each["number"] for each in summary["results"]] == [1, 3]
+    assert all(each["accuracy_of_learned"] >= each["accuracy"] for each in summary["results"])
+    models = [str(out / f"fold_{number}/last.ckpt") for number in (1, 3)]
+    capsys.readouterr()
+    assert main(["eval", *models, "--root", str(store), "--folds", "all", "--quiet", "--json"]) == 0
+    spread = json.loads(capsys.readouterr().out)["spread"]["accuracy_of_learned"]
+    assert spread["mean"] == pytest.approx(summary["mean_of_learned"])
+
+
+def test_train_folds_on_several_devices_scores_after_the_last_training(folded, tmp_path, monkeypatch):
+    """Else the other processes would wait for the first one's scores within the next training, until a timeout."""
+    done, train, score = [], trainer.train, repetitions._score
+
+    def train_and_note(*arguments, machine, **options):
+        done.append("train")
+        return train(*arguments, machine=trainer.Machine(accelerator="cpu"), **options)
+
+    def score_and_note(*arguments):
+        done.append("score")
+        return score(*arguments)
+
+    monkeypatch.setattr(trainer, "train", train_and_note)
+    monkeypatch.setattr(repetitions, "_score", score_and_note)
+    machine = trainer.Machine(accelerator="cpu", devices=2)
+    own = recipe.read(folded)
+    out = tmp_path / "run"
+    summary = repetitions.train(own, "fold", [3, 1], str(tmp_path), out, machine=machine, threads=1, progress=False)
+    assert done == ["train", "train", "score", "score"]
+    assert [each.number for each in summary.results] == [3, 1] and (out / "fold_1/figures.json").is_file()

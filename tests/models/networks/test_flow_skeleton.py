@@ -379,6 +379,19 @@ def test_flow_skeleton_input_shapes_match_papers():
     assert [s.name for s in specs if s.preprocessing.get("scope") == "window"] == ["joint_map"]
 
 
+@pytest.mark.parametrize(("share", "sees_head"), [(flow_skeleton.CENTER_CROP, False), (1.0, True)])
+def test_share_of_image_height_is_kept_of_flow_and_joints(share, sees_head):
+    model = network("c3d_flow_at1", share=share)
+    clip = example_clip(model.input_specs, model.config.frames)  # 320×240 px, flow of 160×120
+    clip["flow"][:] = 0
+    clip["flow"][:, 5:20, :, 0] = 2.0
+    clip["pixels"][:, :, 0] = (160, 20)
+    inputs = features.inputs(clip, model.input_specs)
+    assert inputs["flow_rgb"][0, :, :4].any() == sees_head and not inputs["flow_rgb"][0, :, 8:].any()
+    (x, y), absent = inputs["joint_pixels"][0, 0], -model.config.size / 2
+    assert (0 < y < 4) == sees_head and (x == y == absent) != sees_head
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """Recipes: files, names, all shipped ones, optimizers and schedules."""
 
+import argparse
 import dataclasses
 import json
+import shlex
 import shutil
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import nn
 
 import actrec_models.networks
 from actrec import features
+from actrec.cli import prepare
 from actrec.datasets import DATASETS
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import example_clip
@@ -22,6 +25,7 @@ from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, PackageError
+from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.samplers import Validation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, paper_tables, recipe
@@ -109,6 +113,28 @@ def check_recipe(settings):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_recipe_every_shipped_one_can_be_trained(path):
     check_recipe(recipe.read(path))
+
+
+RENDERED_EVERYDAY = [path for path in SHIPPED if path.parent.name == "rendered_everyday"]
+
+
+@pytest.mark.parametrize("path", RENDERED_EVERYDAY, ids=lambda path: path.stem)
+def test_recipe_rendered_everyday_takes_the_store_of_its_command(path):
+    settings = recipe.read(path)
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    args = parser.parse_args(shlex.split(settings.commands[0])[2:])
+    named = {"streams": prepare.names(args.streams), "estimate": prepare.names(args.estimate)}
+    store = config.build(PrepareConfig, config.merge_settings(named, config.parse_pairs(args.set, "setting")))
+    store.check()
+    assert args.dataset == settings.dataset == "rendered_everyday"
+    assert config.parse_pairs(args.option, "option") == settings.dataset_options
+    for own in map(settings.for_stage, settings.plan()):
+        network = network_of(own.model, json.dumps(own.network_options(), sort_keys=True))
+        assert set(features.streams(network.input_specs)) <= set(store.kept)
+        takes_flow = "flow" in features.streams(network.input_specs)
+        assert not takes_flow or (settings.scene_flow.items() <= store.flow.items() and settings.scene_flow)
+        assert f"runs/rendered_everyday/{path.stem}" in settings.commands[-1]
 
 
 def test_recipe_table_rows_can_be_trained():
