@@ -19,6 +19,7 @@ from actrec.visualization.labeled_video import labeled_image
 def main(video: Path, out: Path) -> None:
     with open_recording(video) as recording, contextlib.closing(VideoWriter(out)) as writer:
         with OfflineRecognizer(has_depth=False) as recognizer:
+            recognizer.find_gravity(recording.frames())
             for frame in recording.frames():
                 labeled = recognizer.process(frame)
                 writer.write(labeled_image(labeled), frame.stamp_ns)

@@ -87,20 +87,23 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
     )
     windows: dict[str, Clip] = {}
     with contextlib.ExitStack() as stack:
-        decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, 0.0, loop=False)))
-        frame = decoder.next(TIMEOUT_S)
-        has_color, start_ns = frame.color is not None, frame.stamp_ns
-        has_depth = frame.depth is not None or not has_color
+        stack.enter_context(recording)
+        if (first := next(recording.frames(), None)) is None:
+            raise InputError(f"'{args.clip}' has no frame: record it again")
+        has_color, start_ns = first.color is not None, first.stamp_ns
+        has_depth = first.depth is not None or not has_color
         worker = stack.enter_context(
             OfflineRecognizer(args.model, has_depth=has_depth, has_color=has_color, interval_s=NO_LABELS_S)
         )
+        worker.find_gravity(recording.frames())
+        decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, 0.0, loop=False)))
         with contextlib.suppress(EndOfStream):
             while True:
+                frame = decoder.next(TIMEOUT_S)
                 worker.process(frame)
                 windows = worker.recognizer.windows() or windows
                 if args.at is not None and frame.stamp_ns - start_ns >= args.at * NANOSECONDS:
                     break
-                frame = decoder.next(TIMEOUT_S)
         session = worker.recognizer.session
         if worker.warning:
             print(f"actrec: {worker.warning}", file=sys.stderr)

@@ -18,7 +18,7 @@ from actrec.cli import amount, count, interruptible, up_to
 from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import config, folders, usable_cores
-from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 
 if TYPE_CHECKING:
     from actrec.recognition.events import ActionEvent
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--duration", type=amount, default=0.0, metavar="S", help="label only so many seconds (default: to the end)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="setting of the recognizer, such as events.begin=0.5")
     add("--recording", dest="options", nargs="+", default=[], metavar="KEY=VALUE",
-        help="property that the recording does not store, such as hfov_deg=70 or fps=15")  # fmt: skip
+        help="property that the recording does not store, such as hfov_deg=70, fps=15, mount=upside_down")  # fmt: skip
 
 
 @dataclass
@@ -166,8 +166,9 @@ def label(args: argparse.Namespace) -> Result:
     given = {"max_edge": args.max_edge, **config.parse_pairs(args.options, "--recording")}
     recording = open_recording(args.recording, config.build(RecordingConfig, given))
     with contextlib.ExitStack() as stack:
-        decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, args.duration, loop=False)))
-        first = decoder.next(TIMEOUT_S)
+        stack.enter_context(recording)
+        if (first := next(recording.frames(), None)) is None:
+            raise InputError(f"'{args.recording}' has no frame: record it again")
         if args.out is not None and first.color is None:
             raise ConfigError(f"'{args.recording}' has joints without images: leave out --out, and use --csv")
         is_measured = first.depth is not None or first.color is None
@@ -175,6 +176,8 @@ def label(args: argparse.Namespace) -> Result:
         has_color = first.color is not None
         worker = OfflineRecognizer(args.model, has_depth=is_measured, has_color=has_color, threads=threads, **settings)
         stack.enter_context(worker)
+        worker.find_gravity(recording.frames())
+        decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, args.duration, loop=False)))
         out = None if args.out is None else folders.expanded(args.out)  # a shell leaves the ~ of --out=~/labeled.mp4
         video = None if out is None else stack.enter_context(contextlib.closing(LabeledVideo(out)))
         window_s = worker.recognizer.session.package.window.seconds
@@ -182,7 +185,7 @@ def label(args: argparse.Namespace) -> Result:
         began = time.monotonic()
         shown_s = min(recording.duration_s, args.duration or recording.duration_s)
         with interruptible() as stopped, bar(shown_s) as advance:
-            for number, frame in enumerate(frames(decoder, first)):
+            for number, frame in enumerate(frames(decoder)):
                 if stopped.is_set():
                     break
                 result.seconds = result.time(frame.stamp_ns)
@@ -199,12 +202,12 @@ def label(args: argparse.Namespace) -> Result:
             result.codec = video.codec
         result.elapsed_s = time.monotonic() - began
         result.warning = worker.warning
+        result.is_measured &= not worker.depth_is_refused
     return result
 
 
-def frames(decoder: Any, first: "RgbdFrame") -> Iterator["RgbdFrame"]:
-    """Yield the first frame and the following ones."""
-    yield first
+def frames(decoder: Any) -> Iterator["RgbdFrame"]:
+    """Yield the frames up to the end."""
     with contextlib.suppress(EndOfStream):
         while True:
             yield decoder.next(TIMEOUT_S)

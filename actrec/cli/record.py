@@ -160,18 +160,18 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
 def _record_driver(
     args: argparse.Namespace, options: dict[str, Any], stopped: threading.Event
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    from actrec import cameras
+    from actrec.cameras.mounting import open_mounted
     from actrec.recordings.rosbag.bag_writer import BagWriter
 
     with contextlib.ExitStack() as stack:
-        camera = stack.enter_context(cameras.create(args.driver, **options))
+        read = stack.enter_context(open_mounted(args.driver, options))
         bag = BagWriter(args.out, args.depth_encoding)
         stack.push(functools.partial(_remove_empty, bag))
         stack.enter_context(bag)
         first, shown = None, time.monotonic()
         while not stopped.is_set():
             try:
-                frame = camera.read(READ_TIMEOUT_S)
+                frame = read(READ_TIMEOUT_S)
             except EndOfStream:
                 break
             first = frame.stamp_ns if first is None else first

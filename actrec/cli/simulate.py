@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     with camera:
         assert camera.scene is not None
         if args.out:
-            writers.append(FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite))
+            up = camera.scene.camera.up if camera.config.gravity else None
+            writers.append(FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite, up))
         if args.preview:
             from actrec.recordings.video import PreviewWriter
 

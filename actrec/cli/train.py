@@ -87,7 +87,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, dataset: str) -> None
 
 def add_recording_argument(parser: argparse._ActionsContainer) -> None:
     """Declare `--recording`, which prepare, train, eval and teach share."""
-    text = "property that your own recordings do not store: fps=15 without stamps, hfov_deg=69 of a video; repeatable"
+    text = "property that your own recordings do not store: fps=15, hfov_deg=69 (video), mount=upside_down; repeatable"
     parser.add_argument("--recording", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 

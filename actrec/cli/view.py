@@ -97,17 +97,17 @@ def _open(args: argparse.Namespace) -> "LiveView":
 
 
 def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveView", stopped: threading.Event) -> None:
-    from actrec import cameras
+    from actrec.cameras.mounting import open_mounted
     from actrec.perception.recorded_joints import body_annotator
     from actrec.visualization.snapshots import Snapshot
 
     with contextlib.ExitStack() as stack:
-        camera = stack.enter_context(cameras.create(args.driver, **options))
+        read = stack.enter_context(open_mounted(args.driver, options))
         perceive = body_annotator(stack)
         began = 0.0
         while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:
-                frame = camera.read(READ_TIMEOUT_S)
+                frame = read(READ_TIMEOUT_S)
                 if view.wants_images:
                     view.show(Snapshot.of_frame(perceive(frame)))
             except EndOfStream:

@@ -61,6 +61,9 @@ class GravityEstimator:
     camera by 45° to 135° only if they walk: a person who lies down does not. If the camera is moved later, the
     estimate follows within two more windows. `options` are fields of `GravityConfig`.
 
+    Args:
+        mount_option: How the user sets the mounting, for warnings.
+
     Attributes:
         up: Unit vector [3] against gravity in the optical frame; None if unknown so far.
         source: Source of `up`, a name in `gravity.SOURCES`; empty if unknown.
@@ -69,8 +72,9 @@ class GravityEstimator:
 
     config_class = GravityConfig
 
-    def __init__(self, **options: Any):
+    def __init__(self, mount_option: str = "mount:=", **options: Any):
         self.config = build(GravityConfig, options)
+        self._option = mount_option
         self._mount = None if self.config.mount == "auto" else gravity.parse_mount(self.config.mount)
         self._window_ns = int(self.config.gravity_window_s * NANOSECONDS)
         self._estimate: np.ndarray | None = None
@@ -138,7 +142,7 @@ class GravityEstimator:
         elif before and not self.warning:
             self.warning = (
                 f"people stand {angle:.0f}° off the direction of gravity that {gravity.SOURCES[self.source]} states: "
-                "was the camera mounted again? Correct it, or set mount:=auto without it"
+                "was the camera mounted again? Correct it, or set {self._option}auto without it"
             )
             logger.warning(self.warning)
 
@@ -191,9 +195,9 @@ class GravityEstimator:
         roll, pitch = gravity.angles_from_up(up)
         if before is not None or angle_deg(up, LEVEL) > MAX_LEAN_DEG:
             logger.warning(
-                "%s: by the people and the floor it is rolled by %.0f° and looks down by %.0f°; set mount if this is "
-                "wrong (mount:=level)",
-                "the camera was moved" if before is not None else "the camera is not upright", roll, pitch,
+                "%s: by the people and the floor it is rolled by %.0f° and looks down by %.0f°; if this is wrong, set "
+                "%slevel", "the camera was moved" if before is not None else "the camera is not upright", roll, pitch,
+                self._option,
             )  # fmt: skip
 
     def _doubt(self, axis: np.ndarray) -> None:
@@ -202,7 +206,7 @@ class GravityEstimator:
             name = min(gravity.MOUNTS, key=lambda mount: angle_deg(axis, np.array(gravity.MOUNTS[mount], np.float32)))
             self.warning = (
                 "people lie sideways in the image, and no floor is in view: they may lie, or the camera may be turned. "
-                f"It counts as upright until a person walks; if it is turned, set mount:={name}"
+                f"It counts as upright until a person walks; if it is turned, set {self._option}{name}"
             )
             logger.warning(self.warning)
 

@@ -203,6 +203,7 @@ class BodyPerception(_Perception):
     """Estimation of poses, lifted by depth, converted to `kinect_v2_25` and tracked.
 
     Args:
+        mount_option: How the user sets the mounting of the camera, for warnings.
         options: Fields of `BodyPerceptionConfig`.
 
     Raises:
@@ -217,12 +218,13 @@ class BodyPerception(_Perception):
     config_class = BodyPerceptionConfig
     kind = "body"
 
-    def __init__(self, **options: Any):
+    def __init__(self, mount_option: str = "mount:=", **options: Any):
         super().__init__(**options)
         shape_fits.prepare()
+        self._mount_option = mount_option
         self._lifting = LiftingConfig(**_options(self.config, LiftingConfig))
         self._tracker = Tracker(**_options(self.config, TrackerConfig))
-        self.gravity = GravityEstimator(**_options(self.config, GravityConfig))
+        self.gravity = GravityEstimator(mount_option, **_options(self.config, GravityConfig))
         self.sizes = SizeMonitor()
 
     def process(self, frame: RgbdFrame) -> list[Body]:
@@ -249,7 +251,27 @@ class BodyPerception(_Perception):
     def forget_camera(self) -> None:
         """Forget how the camera is mounted: the next frames are of another."""
         super().forget_camera()
-        self.gravity = GravityEstimator(**_options(self.config, GravityConfig))
+        self.gravity = GravityEstimator(self._mount_option, **_options(self.config, GravityConfig))
+
+    def find_gravity(self, frames: Iterable[RgbdFrame]) -> None:
+        """Estimate the direction of gravity from the first people in a recording, before its frames are processed.
+
+        Only frames of the first `SEARCH_S` are observed, eight a second, until the direction is known. A frame without
+        color has its own skeletons as bodies. Ids of tracked bodies start at "body_1" again.
+        """
+        start_ns = due_ns = None
+        for frame in frames:
+            start_ns = frame.stamp_ns if start_ns is None else start_ns
+            if self.gravity.known(frame) is not None or frame.stamp_ns - start_ns > SEARCH_S * NANOSECONDS:
+                break
+            if frame.color is None:
+                self.gravity.update(frame, frame.skeletons)
+            elif due_ns is None or frame.stamp_ns >= due_ns:
+                due_ns = frame.stamp_ns + NANOSECONDS // 8
+                self.process(frame)
+        self.gravity.conclude()
+        self.reset()
+        self._tracker = Tracker(**_options(self.config, TrackerConfig))
 
     def _body(self, found: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(found.layout), limb_links(found.layout)
@@ -264,6 +286,9 @@ class BodyPerception(_Perception):
         beyond_side = (pixels[:, 0] < 0) | (pixels[:, 0] > frame.intrinsics.width - 1)
         return Body("", CANONICAL, positions, pixels, np.where(beyond_side, np.float32(0), scores))
 
+
+SEARCH_S = 60.0
+"""Part of a recording in which people are searched for the direction of gravity."""
 
 FEET = ("ankle", "heel", "foot_index")
 
@@ -434,6 +459,12 @@ class SizeMonitor:
         """Forget the people so far."""
         self._readings.clear()
 
+    @property
+    def is_refused(self) -> bool:
+        """Return whether the depth of most people so far is not used, because its unit must be another."""
+        refused = [not is_plausible(size) for _, size in self._readings]
+        return bool(refused) and float(np.mean(refused)) >= AGREEMENT
+
     def add(self, stamp_ns: int, size: float, depth_scale: float) -> None:
         """Add one person's size in a frame, NaN if unknown, and the frame's `depth_scale`."""
         if np.isnan(size):
@@ -444,10 +475,8 @@ class SizeMonitor:
         span_s = (stamp_ns - self._readings[0][0]) / NANOSECONDS
         if len(self._readings) < SIZES or span_s < MIN_SECONDS:
             return
-        sizes = np.array([reading for _, reading in self._readings])
-        self.size = float(np.median(sizes))
-        implausible = np.mean([not is_plausible(reading) for reading in sizes]) >= AGREEMENT
-        self.fault = describe_size(self.size, depth_scale) if implausible else ""
+        self.size = float(np.median([reading for _, reading in self._readings]))
+        self.fault = describe_size(self.size, depth_scale) if self.is_refused else ""
         if self.fault and not self._has_warned:
             self._has_warned = True
             logger.warning("%s", self.fault)

@@ -1,6 +1,7 @@
 """Bodies of recordings as joint sequences: recorded, or estimated and cached; bodies of camera frames."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -11,21 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from actrec import cameras
+from actrec.cameras.mounting import DRIVER_OPTION, open_mounted
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
-from actrec.recordings import RecordingConfig, detect_format, existing_path, log, open_recording
+from actrec.recordings import MOUNT_OPTION, RecordingConfig, detect_format, existing_path, log, open_recording
 from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import SKELETONS, SkeletonBagRecording, message_types
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
-from actrec.recordings.skeleton_files import open_sequence
+from actrec.recordings.skeleton_files import KINECT_V1, open_sequence
+from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
 from actrec.utils import folders, gravity
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
-CACHE_VERSION = 4
-"""Increase it when the estimator returns other joints for the same images."""
+CODE = Path(__file__).resolve().parents[1]
+ESTIMATING = ("perception", "recordings", "skeleton", "utils")
+"""Packages in `CODE` on which estimated joints depend: after a change there, cached ones are estimated again."""
 
 _CACHE_KEYS = ("stamps_ns", "bodies", "scores", "pixels", "body_ids", "up")
 
@@ -49,19 +52,41 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
     path, config = existing_path(path), config or RecordingConfig()
     kind = detect_format(path)
     if kind == "skeleton":
-        sequence = open_sequence(path, config.sequence or None, config.fps, hands=True)
+        sequence = read_skeleton_file(path, config, hands=True)
     elif kind == "bag" and SKELETONS in message_types(path):
         with SkeletonBagRecording(path, config) as bag:
-            estimator, frames = GravityEstimator(), list(bag.frames())
-            for frame in frames:
-                estimator.update(frame, frame.skeletons)
+            frames = list(bag.frames())
             found = ((frame.stamp_ns, frame.skeletons, frame.up) for frame in frames)
-            sequence = stack_bodies(path.stem, found, estimator.conclude)
+            sequence = stack_bodies(path.stem, found, functools.partial(_up_by_people, frames))
     else:
         sequence = _read_estimated(path, config)
     if not len(sequence) or not np.isfinite(sequence.bodies).any():
         raise InputError(f"'{path}' shows no person in any of its {len(sequence)} frames; record it again")
     return sequence
+
+
+def read_skeleton_file(path: Path, config: RecordingConfig, hands: bool = False) -> SkeletonSequence:
+    """Return a sequence of a skeleton file, with `up` by the file, the setting `mount`, or the people in it.
+
+    `hands` and errors are as for `open_sequence`.
+    """
+    mount = None if config.mount == "auto" else gravity.parse_mount(config.mount)
+    sequence = open_sequence(path, config.sequence or None, config.fps, hands=hands)
+    if sequence.up is not None:
+        return sequence
+    if mount is not None or sequence.layout != CANONICAL:
+        return replace(sequence, up=mount)
+    bodies = ((int(stamp_ns), sequence.bodies_at(t)) for t, stamp_ns in enumerate(sequence.stamps_ns))
+    frames = (RgbdFrame(stamp_ns, None, None, KINECT_V1, skeletons=each) for stamp_ns, each in bodies)
+    return replace(sequence, up=_up_by_people(frames))
+
+
+def _up_by_people(frames: Iterable[RgbdFrame]) -> np.ndarray | None:
+    """Return the direction of gravity by the skeletons of frames, None if it stays unknown."""
+    estimator = GravityEstimator(MOUNT_OPTION)
+    for frame in frames:
+        estimator.update(frame, frame.skeletons)
+    return estimator.conclude()
 
 
 Observed = tuple[int, list[Body], np.ndarray | None]
@@ -120,7 +145,8 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
         recording = open_recording(path, config)
     except ConfigError as error:
         raise ConfigError(f"'{path}': {error}") from error
-    with recording, contextlib.closing(BodyPerception()) as perception:
+    with recording, contextlib.closing(BodyPerception(MOUNT_OPTION)) as perception:
+        perception.find_gravity(recording.frames())
         found = ((frame.stamp_ns, perception.process(frame), frame.up) for frame in recording.frames())
         sequence = stack_bodies(path.stem, found, perception.gravity.conclude)
     arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-2]}
@@ -135,22 +161,34 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
 
 
 def _cache_key(path: Path, config: RecordingConfig) -> str:
-    """Hash the recording's files (by size and time), the options and the estimator's version."""
+    """Hash the recording's files (by size and time), the options and the estimator's code."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     sizes = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-    content = json.dumps([CACHE_VERSION, str(path.resolve()), sizes, asdict(config)])
+    content = json.dumps([_estimator(CODE), str(path.resolve()), sizes, asdict(config)])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _estimator(code: Path) -> str:
+    """Return a digest of the code of `ESTIMATING`: another version may return other joints for the same images."""
+    digest = hashlib.sha256()
+    for file in sorted(file for package in ESTIMATING for file in (code / package).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
-    """Open a camera as a source of observations for the clip recorder; with `images` they write color and depth."""
+    """Open a camera as a source of observations for the clip recorder; with `images` they write color and depth.
+
+    `options` are as for `open_mounted`.
+    """
     with contextlib.ExitStack() as stack:
-        camera = stack.enter_context(cameras.create(driver, **options))
+        read_frame = stack.enter_context(open_mounted(driver, options))
         add_bodies = body_annotator(stack)
 
         def read(timeout_s: float) -> Observation:
-            frame = add_bodies(camera.read(timeout_s))
+            frame = add_bodies(read_frame(timeout_s))
             bodies = frame.skeletons
 
             def write(bag: BagWriter) -> None:
@@ -174,7 +212,7 @@ def body_annotator(stack: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFra
         if frame.color is None:
             return frame
         if not perceptions:
-            perceptions.append(stack.enter_context(contextlib.closing(BodyPerception())))
+            perceptions.append(stack.enter_context(contextlib.closing(BodyPerception(DRIVER_OPTION))))
         bodies = perceptions[0].process(frame)
         return replace(frame, skeletons=bodies, up=perceptions[0].up)
 

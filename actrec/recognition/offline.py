@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerce
 from actrec.recognition.events import ActionEvent
 from actrec.recognition.recognizer import ActionPrediction, ActionRecognizer
 from actrec.recognition.tracks import check_without_color
+from actrec.recordings import MOUNT_OPTION
 from actrec.scene_flow import identity
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
 from actrec.types import RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, InputError
 
 
@@ -76,7 +79,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
                 f"model {session.package.name} requires scene flow, which needs depth, and the frames have none: use a "
                 f"recording with depth, or another model such as {zoo.DEFAULT}"
             )
-        self._bodies = BodyPerception(threads=threads)
+        self._bodies = BodyPerception(MOUNT_OPTION, threads=threads)
         self._hands = HandPerception(threads=threads) if "hands" in streams else None
         self._faces = FacePerception(threads=threads) if "face" in streams else None
         self._takes_color = "color" in streams
@@ -88,6 +91,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
             self.recognizer.set_scene_flow(config.identity)
         self._labels: dict[str, ActionPrediction] = {}
         self._other_flow = ""
+        self._unleveled = 0  # frames with people whose direction of gravity was unknown
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -97,6 +101,13 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         for part in (self._bodies, self._hands, self._faces):
             if part is not None:
                 part.close()
+
+    def find_gravity(self, frames: Iterable[RgbdFrame]) -> None:
+        """Estimate the direction of gravity from the first people in a recording, before its frames are processed.
+
+        Otherwise it is unknown for the first seconds, in which the camera counts as level.
+        """
+        self._bodies.find_gravity(frames)
 
     def process(self, frame: RgbdFrame) -> LabeledFrame:
         """Return the people in a frame and their labels. A frame without color has its own skeletons as bodies.
@@ -121,6 +132,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
             ended += recognizer.add_hands(stamp, people.hands, up)
         if "face" in recognizer.streams:
             recognizer.add_faces(stamp, people.faces)
+        self._unleveled += up is None and bool(people.bodies or people.hands)
         predictions = recognizer.predict()
         for lost in ended:
             self._labels.pop(lost.body_id, None)
@@ -142,7 +154,19 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
     @property
     def warning(self) -> str:
         """Warning, with a remedy, about frames or scene flow that differ from the model's training; empty if none."""
-        return "; ".join(filter(None, (self.recognizer.slow, self._other_flow)))
+        found, unleveled = self._bodies.gravity.up, ""
+        takes_level = self.recognizer.session.package.window.gravity != "camera"
+        if self._unleveled and takes_level and (found is None or not gravity.is_level(found)):
+            unleveled = (
+                f"the camera counts as level in {self._unleveled} frame(s) with people, because the direction of "
+                f"gravity is unknown: set {MOUNT_OPTION}level, or how the camera was mounted"
+            )
+        return "; ".join(filter(None, (self.recognizer.slow, self._other_flow, unleveled)))
+
+    @property
+    def depth_is_refused(self) -> bool:
+        """Whether depth is not used, because its unit must be another: places are estimated."""
+        return self._bodies.sizes.is_refused
 
     def finish(self) -> list[ActionEvent]:
         """Return the ends of the events that go on, after the last frame."""

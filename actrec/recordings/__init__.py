@@ -9,6 +9,7 @@ from pathlib import Path
 
 from actrec.skeleton.sequence import open_npz
 from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.calibration_files import TYPICAL_FOV_DEG, from_fov, from_hfov, from_yaml
 from actrec.utils.camera_model import make_intrinsics
 from actrec.utils.config import setting
@@ -52,6 +53,9 @@ INTRINSICS_REMEDY = (
     "the images, or state the field of view with hfov_deg"
 )
 
+MOUNT_OPTION = "--recording mount="
+"""How the user sets the mounting in a recording, for warnings."""
+
 
 @dataclass(frozen=True)
 class RecordingConfig:
@@ -72,6 +76,9 @@ class RecordingConfig:
     sequence: str = setting("", "Sequence of a file with several: its name, or, in quotes, its index from 0")
     mirror: str = setting("auto", "Flip mirrored images back; 'auto' flips NTU RGB+D videos only",
                           choices=("auto", "yes", "no"))  # fmt: skip
+    mount: str = setting("auto", "How the camera was mounted: level, upside_down, portrait_left, portrait_right, "
+                         "roll and pitch in degrees such as 0,25, or auto: as recorded, else by people and floor; "
+                         "a skeleton file that states it keeps its own")  # fmt: skip
 
 
 class Recording(AbstractContextManager["Recording", None]):
@@ -88,17 +95,34 @@ class Recording(AbstractContextManager["Recording", None]):
     def __init__(self, path: Path, config: RecordingConfig):
         self.path = path
         self.config = config
+        self._mount = None if config.mount == "auto" else gravity.parse_mount(config.mount)
+        self._warned: set[str] = set()
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    @abstractmethod
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first, in order; each call starts again.
+
+        `up` comes from the setting `mount`, else from the recording.
 
         Raises:
             InputError: The recording is corrupt from here on; the message names the file.
         """
+        for frame in self._frames(start_s):
+            if self._mount is not None:
+                frame.up, frame.up_source = self._mount, "setting"
+            yield frame
+
+    @abstractmethod
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
+        """Yield the frames for `frames`, with `up` as recorded."""
+
+    def _warn_once(self, text: str, *values: object) -> None:
+        """Log a warning unless an earlier call of `frames` did."""
+        if (line := text % values) not in self._warned:
+            self._warned.add(line)
+            log.warning("%s", line)
 
     def close(self) -> None:
         """Close the files; safe to call twice."""

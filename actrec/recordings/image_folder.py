@@ -30,8 +30,8 @@ from actrec.recordings.image_decoding import (
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import MAX_FILE_BYTES, load_npz, stamps_at
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import calibration_files
-from actrec.utils.errors import DeviceError, InputError
+from actrec.utils import calibration_files, gravity
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.folders import read_file
 
 FPS = 30.0  # Hz, of a folder with numbered files and no `fps` in its intrinsics.yaml
@@ -56,6 +56,8 @@ _WRITTEN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
 class FolderRecording(Recording):
     """Playback of a folder of images; integer depth needs `depth_scale`, from the options or intrinsics.yaml.
 
+    That file may state `fps`, and the mounting of the camera as `mount`, in the form of the option.
+
     Raises:
         DeviceError: The folder does not exist.
         InputError: It holds no images, or its intrinsics or depth scale are unknown.
@@ -70,6 +72,10 @@ class FolderRecording(Recording):
         file = self.path / INTRINSICS_FILE
         content = calibration_files.load_yaml(file) if file.is_file() else {}
         scale, fps = (calibration_files.positive_number(file, content, key) for key in ("depth_scale", "fps"))
+        try:
+            self._up = gravity.parse_mount(str(content["mount"])) if "mount" in content else None
+        except ConfigError as error:
+            raise InputError(f"'{file}': {error}") from error
         self.intrinsics = resolve_intrinsics(self.path, config, width, height, self.path)
         npz = self.path / NPZ_NAME
         limit = _MAX_PIXEL_BYTES * len(color) * height * width + (1 << 20)
@@ -87,14 +93,14 @@ class FolderRecording(Recording):
                 "5000 units per meter), or depth_scale in its intrinsics.yaml"
             )
 
-    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Yield every frame from `start_s` after the first."""
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
         first = self._stamps[0] + round(start_s * NANOSECONDS)
         for stamp, (file, depth) in zip(self._stamps, self._pairs, strict=True):
             if stamp >= first:
                 color = _read_color(file)
                 meters = None if depth is None else self._depth(depth)
-                frame = RgbdFrame(int(stamp), color, meters, self.intrinsics, depth_scale=self._scale or 1.0)
+                scale = self._scale or 1.0
+                frame = RgbdFrame(int(stamp), color, meters, self.intrinsics, up=self._up, depth_scale=scale)
                 try:
                     frame.check()
                 except InputError as error:
@@ -272,13 +278,16 @@ class FolderWriter:
     stamps_ns [T], positions [M, T, 25, 3] m in the optical frame, pixels [M, T, 25, 2], scores [M, T, 25], body_ids [M]
     and actions [M, T]; an absent body has NaN and "".
 
-    `overwrite` allows a folder that is not empty, and deletes frames and joints of an earlier recording.
+    `overwrite` allows a folder that is not empty, and deletes frames and joints of an earlier recording. `up` [3] is
+    the direction against gravity in all frames, None if unknown.
 
     Raises:
         DeviceError: The folder is not empty, or cannot be created or written.
     """
 
-    def __init__(self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False):
+    def __init__(
+        self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False, up: np.ndarray | None = None
+    ):
         if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
             raise DeviceError(f"folder '{folder}' is not empty: choose another folder or use --overwrite")
         try:
@@ -293,7 +302,9 @@ class FolderWriter:
         self._frames: list[tuple[RgbdFrame, dict[str, str]]] = []
         lens = {name: float(getattr(intrinsics, name)) for name in ("fx", "fy", "cx", "cy")}
         # What may be missing comes first, so that a file that was copied by half is refused.
-        settings = {"depth_scale": 0.001, "fps": fps, "width": intrinsics.width, "height": intrinsics.height, **lens}
+        mount = {} if up is None else {"mount": ",".join(f"{angle + 0:.3f}" for angle in gravity.angles_from_up(up))}
+        size = {"width": intrinsics.width, "height": intrinsics.height}
+        settings = {"depth_scale": 0.001, "fps": fps, **mount, **size, **lens}
         with write_errors(folder / INTRINSICS_FILE):
             (folder / INTRINSICS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 

@@ -52,13 +52,14 @@ class SkeletonRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing_path(path), config)
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
+        if self.sequence.up is not None:
+            self._mount = None  # its joints may be leveled
         stamps = self.sequence.stamps_ns
         self.duration_s = float(stamps[-1] - stamps[0]) / NANOSECONDS if len(stamps) else 0.0
         nominal = KINECT_V2_COLOR if self.sequence.meta["format"] in ("ntu", "kinect_v2_csv") else KINECT_V1
         self.intrinsics = resolve_nominal_intrinsics(self.path, config, nominal)
 
-    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Yield every frame from `start_s` after the first; `skeletons` may be empty."""
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
         stamps, up = self.sequence.stamps_ns, self.sequence.up
         for index, stamp in enumerate(stamps):
             if stamp - stamps[0] >= round(start_s * NANOSECONDS):

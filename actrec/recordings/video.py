@@ -163,8 +163,7 @@ class VideoRecording(Recording):
             stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
             return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
 
-    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Yield every frame from `start_s` after the first."""
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
         with open_video(self.path) as container:
             seconds, last_duration = 0.0, 0.0
             for seconds, frame in self._timed_frames(container, start_s):
@@ -178,7 +177,7 @@ class VideoRecording(Recording):
             stated = 0.0 if self.config.fps else _stated_duration(container)
             if stated > seconds + last_duration + _TRUNCATED_S:
                 text = "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again"
-                log.warning(text, self.path, seconds, stated)
+                self._warn_once(text, self.path, seconds, stated)
 
     def _timed_frames(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
         """Yield (seconds from the first, frame) of an open file, from `start_s` or somewhat earlier."""

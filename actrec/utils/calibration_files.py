@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from actrec.types import Intrinsics
-from actrec.utils import folders
+from actrec.utils import folders, gravity
 from actrec.utils.camera_model import UNDISTORTED, make_intrinsics, ros_lens
 from actrec.utils.errors import DeviceError, InputError
 
@@ -60,6 +60,11 @@ class Mount:
     child: str
     pose: np.ndarray
     moving: bool = False
+
+    @property
+    def up(self) -> np.ndarray | None:
+        """Unit vector [3] against gravity in the optical frame, the parent's z axis (REP-103); None if it moves."""
+        return None if self.moving else gravity.check_up(self.pose[2, :3])
 
 
 @dataclass(frozen=True)

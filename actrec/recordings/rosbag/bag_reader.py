@@ -1,21 +1,29 @@
 """Reading of rosbag2 bags (mcap or sqlite3): messages, choice of topics, playback of skeletons."""
 
+import os
 import re
 import struct
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from actrec.recordings import Recording, RecordingConfig, existing_path, log, resolve_nominal_intrinsics
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
 from actrec.recordings.rosbag.bag_files import Bag, typestore_of
-from actrec.recordings.rosbag.bag_writer import SKELETONS, SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC
+from actrec.recordings.rosbag.bag_writer import (
+    MEASURED_UP_TOPIC,
+    SKELETONS,
+    SKELETONS_TOPIC,
+    TRUE_SKELETONS_TOPIC,
+    UP,
+    UP_TOPIC,
+)
 from actrec.recordings.rosbag.mcap_file import Channel
 from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.layouts import CANONICAL, convert
@@ -138,18 +146,67 @@ class SkeletonBagRecording(OpenBag):
         with reading(self.path):
             self._store = typestore_of(channel)
             self._first_time = next(time for _, time, _ in self._reader.messages(self._topics))
+            self._ups = recorded_ups(self._reader, channel.topic, self._topics)
 
-    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Yield a frame for each message from `start_s` after the first; `skeletons` may be empty."""
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
         start = self._first_time + round(start_s * NANOSECONDS)
         with reading(self.path):
             for _, _, raw in self._reader.messages(self._topics, start):
                 message = self._store.deserialize_cdr(raw, SKELETONS)
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
-                # Older bags have no field `up`: the mounting is unknown.
+                stamp = stamp_ns(raw)
+                # Older bags have no field `up`.
                 up = gravity.up_from_vector(message.up) if hasattr(message, "up") else None
-                frame_id = message.header.frame_id
-                yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, frame_id, bodies, up)
+                if up is None and self._ups is not None:
+                    up = self._ups.at(stamp)
+                yield RgbdFrame(stamp, None, None, self.intrinsics, message.header.frame_id, bodies, up)
+
+
+class RecordedUps(NamedTuple):
+    """Stamps [N] in ns, which increase, and unit vectors [N, 3] against gravity."""
+
+    stamps_ns: np.ndarray
+    ups: np.ndarray
+
+    def at(self, stamp_ns: int) -> np.ndarray:
+        """Return the last vector [3] until a stamp, else the first."""
+        return self.ups[max(int(np.searchsorted(self.stamps_ns, stamp_ns, side="right")) - 1, 0)]
+
+
+def recorded_ups(reader: Bag, played: str, skeletons: Sequence[str]) -> RecordedUps | None:
+    """Return the direction of gravity of the camera whose topic `played` an open bag holds; None without one.
+
+    It comes from the topics `skeletons` if these have it, else from a topic `up`, else from a topic `measured_up`. Of
+    several such topics the one in the namespace of `played` counts.
+    """
+    kinds = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+    with_field = [c.topic for c in reader.connections if c.topic in skeletons and "Vector3 up" in c.definition]
+    stated, measured = (
+        _nearest([topic for topic, kind in kinds.items() if kind == UP and _name(topic) == _name(usual)], played)
+        for usual in (UP_TOPIC, MEASURED_UP_TOPIC)
+    )
+    for topics in (with_field, stated, measured):
+        found: dict[int, np.ndarray] = {}
+        for _, _, raw in reader.messages(topics):
+            length = struct.unpack_from("<I", raw, 12)[0]  # of the frame_id, after encapsulation and stamp
+            vector = np.frombuffer(raw, "<f8", 3, 4 + -(-(12 + length) // 8) * 8)  # aligned to 8 bytes
+            if np.isfinite(vector).all() and vector.any():
+                found[stamp_ns(raw)] = gravity.check_up(vector)
+        if found:
+            stamps = sorted(found)
+            return RecordedUps(np.array(stamps, np.int64), np.array([found[stamp] for stamp in stamps]))
+    return None
+
+
+def _name(topic: str) -> str:
+    return topic.rpartition("/")[2]
+
+
+def _nearest(topics: list[str], played: str) -> list[str]:
+    """Return the topic that shares the most namespaces with `played`; none if several do."""
+    shared = {topic: len(os.path.commonpath([topic, played])) for topic in topics}
+    best = [topic for topic in topics if shared[topic] == max(shared.values())]
+    return best if len(best) == 1 else []
 
 
 def choose_topic(path: Path, reader: Bag, kind: str, preferred: tuple[str, ...], name: str = "") -> Channel:

@@ -25,16 +25,17 @@ from actrec.recordings.rosbag.bag_reader import (
     INFO,
     SKELETONS,
     OpenBag,
+    RecordedUps,
     SkeletonBagRecording,
     find_topics,
     is_registered,
     message_types,
     reading,
+    recorded_ups,
     stamp_ns,
 )
-from actrec.recordings.rosbag.bag_writer import MEASURED_UP_TOPIC, UP, UP_TOPIC
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import camera_model, gravity
+from actrec.utils import camera_model
 from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix, transform
 from actrec.utils.errors import ActrecError, InputError
 from actrec.utils.registration import Registration
@@ -86,7 +87,7 @@ class BagRecording(OpenBag):
         self._unstamped = False
         self._metric = False  # whether an image has shown that depth is in meters
         self._registration: Registration | None = None
-        self._ups: tuple[np.ndarray, np.ndarray] | None = None
+        self._ups: RecordedUps | None = None
         with reading(self.path):
             self.topics = find_topics(self.path, self._reader, self.config, self._encoding)
             probe = [(time, stamp_ns(raw)) for _, time, raw in islice(self._messages([self.topics.color]), _PROBE)]
@@ -105,10 +106,10 @@ class BagRecording(OpenBag):
             image, frame_id = self._first_image()
             self.intrinsics = self._resolve_intrinsics(image.shape[1], image.shape[0])
             self._registration = self._register(frame_id)
-            self._ups = recorded_up(self._reader)
+            skeletons = [c.topic for c in self._reader.connections if c.msgtype == SKELETONS]
+            self._ups = recorded_ups(self._reader, self.topics.color, skeletons)
 
-    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Yield every frame from `start_s` after the first color message."""
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
         start = self._first_time + round(start_s * NANOSECONDS)
         pairer, before, produced = _Pairer(self._tolerance), self.damaged, 0
         for color, depth in self._pairs(start, pairer):
@@ -120,14 +121,14 @@ class BagRecording(OpenBag):
         if damaged and not produced:
             raise InputError(f"bag '{self.path}': the images of none of {damaged} frames can be decoded")
         if damaged:
-            log.warning("bag '%s': skipped %d frames whose images cannot be decoded", self.path, damaged)
+            self._warn_once("bag '%s': skipped %d frames whose images cannot be decoded", self.path, damaged)
         if pairer.unpaired and not produced:
             raise InputError(
                 f"bag '{self.path}': none of {pairer.unpaired} color images has depth within "
                 f"{self._tolerance / 1e6:.1f} ms; play it without depth: depth_topic='none'"
             )
         if pairer.unpaired:
-            log.warning("bag '%s': skipped %d color images without depth", self.path, pairer.unpaired)
+            self._warn_once("bag '%s': skipped %d color images without depth", self.path, pairer.unpaired)
 
     def _pairs(self, start: int, pairer: "_Pairer") -> Iterator[tuple[bytes, bytes | None]]:
         """Yield messages of color and its depth, from log time `start` on."""
@@ -280,9 +281,7 @@ class BagRecording(OpenBag):
                 image, frame_id = self._color(color)
                 meters, unit = (None, 1.0) if depth is None else self._depth(depth)
                 frame = RgbdFrame(stamp_ns(color), image, meters, self.intrinsics, frame_id, depth_scale=unit)
-                if self._ups is not None:  # the last one until this stamp, else the first
-                    index = int(np.searchsorted(self._ups[0], frame.stamp_ns, side="right")) - 1
-                    frame.up = self._ups[1][max(index, 0)]
+                frame.up = None if self._ups is None else self._ups.at(frame.stamp_ns)
                 frame.check()
                 return frame
             except DamagedImageError as error:
@@ -292,30 +291,6 @@ class BagRecording(OpenBag):
                 return None
             except ActrecError as error:
                 raise type(error)(f"bag '{self.path}': {error}") from error
-
-
-def recorded_up(reader: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return stamps [N] in ns and unit vectors [N, 3] against gravity of an open bag; None if it has none.
-
-    They come from the skeletons if these have them, else from topics `…/camera/up` or `…/camera/measured_up`.
-    """
-    kinds = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
-    skeletons = [c.topic for c in reader.connections if c.msgtype == SKELETONS and "Vector3 up" in c.definition]
-    stated, measured = (
-        [topic for topic, kind in kinds.items() if kind == UP and topic.endswith(name)]
-        for name in (UP_TOPIC, MEASURED_UP_TOPIC)
-    )
-    for topics in (skeletons, stated, measured):
-        found: dict[int, np.ndarray] = {}
-        for _, _, raw in reader.messages(topics):
-            length = struct.unpack_from("<I", raw, 12)[0]  # of the frame_id, after encapsulation and stamp
-            vector = np.frombuffer(raw, "<f8", 3, 4 + -(-(12 + length) // 8) * 8)  # aligned to 8 bytes
-            if np.isfinite(vector).all() and vector.any():
-                found[stamp_ns(raw)] = gravity.check_up(vector)
-        if found:
-            stamps = sorted(found)
-            return np.array(stamps, np.int64), np.array([found[stamp] for stamp in stamps])
-    return None
 
 
 class _Pairer:

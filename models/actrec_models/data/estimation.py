@@ -154,7 +154,7 @@ class Estimation:
 
     def __init__(self, settings: PrepareConfig):
         self.settings, wanted = settings, set(settings.estimate)
-        self._body = BodyPerception(**settings.body) if "bodies" in wanted else None
+        self._body = BodyPerception("--set body.mount=", **settings.body) if "bodies" in wanted else None
         self._hand = HandPerception(**settings.hand) if "hands" in wanted else None
         self._face = FacePerception(**settings.face) if "face" in wanted else None
         self._pairs: FlowPairs | None = None

@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from actrec import features
 from actrec.inference.session import Session, body_layout
+from actrec.perception.recorded_joints import read_skeleton_file
 from actrec.recognition import ActionEvent, ActionPrediction, ActionRecognizer
 from actrec.recognition.events import BEGAN
 from actrec.recognition.tracks import STREAM_NAMES
 from actrec.recordings import RecordingConfig
 from actrec.recordings.labels import LABELS_FILE, LabeledClip, own_labels, read_labels
-from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.layouts import HANDS
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN
@@ -109,7 +109,7 @@ def open_streams(
     if not actions:
         raise InputError(f"'{path}' labels no recording: give each action a line with recording, label, start_s, end_s")
     return [
-        ActionStream(open_sequence(Path(folder) / recording, config.sequence or None, config.fps), tuple(clips))
+        ActionStream(read_skeleton_file(Path(folder) / recording, config), tuple(clips))
         for recording, clips in actions.items()
     ]
 

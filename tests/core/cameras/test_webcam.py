@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 
 from actrec import cameras
+from actrec.cameras.mounting import open_mounted
 from actrec.cameras.webcam import WebcamCamera
-from actrec.utils.calibration_files import from_fov, path_of, write_intrinsics
+from actrec.cli import main
+from actrec.perception.recorded_joints import camera_observations
+from actrec.recordings import open_recording
+from actrec.recordings.rosbag.bag_writer import BagWriter
+from actrec.utils import gravity
+from actrec.utils.calibration_files import Mount, from_fov, path_of, write_intrinsics, write_mount
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 
 PEOPLE = "videos/people_1080p.mp4"
@@ -173,3 +179,34 @@ def test_webcam_closed_during_a_read_raises(stream) -> None:
         with pytest.raises(DeviceError, match="was closed during a read"):
             while True:
                 camera.read(20.0)
+
+
+def test_record_and_annotate_use_the_mount_of_the_camera(data_root, tmp_path, monkeypatch) -> None:
+    """`SERIAL_mount.yaml` of a camera that hangs upside down; the option `mount` of any driver comes before it."""
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
+    up = gravity.parse_mount("upside_down")
+    pose = np.eye(4)
+    pose[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # z of the robot's frame is y of the image
+    write_mount(path_of("desk", "mount"), Mount("base_link", "camera_color_optical_frame", pose))
+    options = {"source": str(data_root / PEOPLE), "serial": "desk", "fps": 200.0}
+    pairs = [f"{name}={value}" for name, value in options.items()]
+    words = [word for pair in pairs for word in ("--driver-option", pair)]
+    record = ["record", "--driver", "webcam", *words, "--duration", "0.1", "--out"]
+    assert main([*record, str(tmp_path / "bag")]) == 0
+    with open_recording(tmp_path / "bag") as recording:
+        np.testing.assert_allclose(next(recording.frames()).up, up, atol=1e-6)
+    for change, source, expected in (
+        ({}, "calibration", up),
+        ({"mount": "portrait_left"}, "setting", gravity.parse_mount("portrait_left")),
+    ):
+        with open_mounted("webcam", {**options, **change}) as read:
+            frame = read(10.0)
+        assert frame.up_source == source
+        np.testing.assert_allclose(frame.up, expected, atol=1e-6)
+        with camera_observations("webcam", {**options, **change}, images=False) as observe:
+            with BagWriter(tmp_path / source) as bag:
+                observe(10.0).write(bag)
+        (observed,) = open_recording(tmp_path / source).frames()
+        np.testing.assert_allclose(observed.up, expected, atol=1e-6)
+    with pytest.raises(ConfigError, match="mount is 'askew'"), open_mounted("webcam", {**options, "mount": "askew"}):
+        pass

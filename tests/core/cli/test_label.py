@@ -135,6 +135,56 @@ def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys, monkeypatch) ->
     assert re.search(r"(body_\d): wave \(\d\.\d\d\), \d\.\d m away\nhello, \1!\n", printed), printed
 
 
+def labels_of(recording, tmp_path, *options):
+    file = tmp_path / "windows.csv"
+    assert main(["label", str(recording), "--labels", "windows", "--windows", str(file), *options]) == 0
+    return [row["label"] for row in rows(file)]
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """Return a function that writes a video of 3.5 s of a person who waves before a camera that is rolled."""
+
+    def written(roll):
+        video = tmp_path / "turned.mp4"
+        options = {"realtime": False, "fps": 15.0, "duration": 3.5, "seed": 5, "camera_roll": float(roll)}
+        with contextlib.closing(VideoWriter(video)) as writer:
+            with SimulatedCamera(actions=["wave"], **options) as camera, contextlib.suppress(EndOfStream):
+                while True:
+                    frame = camera.read()
+                    writer.write(frame.color, frame.stamp_ns)
+        return video
+
+    return written
+
+
+def test_label_short_clip_upside_down_is_labeled_as_upright(turned, tmp_path, capsys) -> None:
+    """Shorter than the window in which people are observed, so that the direction is searched before."""
+    labels = labels_of(turned(180), tmp_path)
+    assert len(labels) >= 10 and set(labels) == {"wave"}
+    assert "the camera counts as level" not in capsys.readouterr().err
+
+
+def test_label_still_person_sideways_names_the_option_that_mends_it(turned, tmp_path, capsys, caplog) -> None:
+    video = turned(90)
+    assert labels_of(video, tmp_path).count("wave") < 5
+    assert "because the direction of gravity is unknown: set --recording mount=level, or" in capsys.readouterr().err
+    (option,) = {word for line in caplog.messages for word in line.split() if word.startswith("mount=")}
+    labels = labels_of(video, tmp_path, "--recording", option)
+    assert labels.count("wave") >= 10 and "counts as level" not in capsys.readouterr().err
+
+
+def test_label_depth_in_another_unit_gives_estimated_places(tmp_path, capsys) -> None:
+    out = tmp_path / "wave"
+    arguments = ["--action", "wave", "--seconds", "3", "--set", "fps=10", "--seed", "5", "--out", str(out)]
+    assert main(["simulate", *arguments]) == 0
+    for options, place in ([], "measured"), (["--recording", "depth_scale=0.01"], "estimated"):
+        capsys.readouterr()
+        assert main(["label", str(out), "--set", "events.evidence_s=1", "--json", *options]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        assert figures["place"] == place and {event["place"] for event in figures["events"]} == {place}
+
+
 def test_label_rotated_video_of_variable_rate_stays_upright_and_keeps_its_times(tmp_path, capsys) -> None:
     video, out, events = rotated(empty_video(tmp_path / "phone.mp4")), tmp_path / "out.mp4", tmp_path / "events.csv"
     assert main(["label", str(video), "--out", str(out), "--csv", str(events)]) == 0
@@ -176,6 +226,7 @@ def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> 
         ([video, "--model", flow], 2, "requires scene flow, which needs depth, .* such as joint_tcn_everyday"),
         ([video, "--model", "nonsense"], 1, "no model package 'nonsense'; known: "),
         ([video, "--set", "nonsense=1"], 2, "unknown option nonsense"),
+        ([video, "--recording", "mount=sideways"], 2, "mount is 'sideways', expected level, upside_down"),
         ([skeletons, "--out", str(tmp_path / "out.mp4")], 2, "has joints without images: leave out --out"),
     ):
         assert main(["label", *arguments]) == status, arguments

@@ -9,7 +9,8 @@ import pytest
 
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
-from actrec.recordings import open_recording
+from actrec.recordings import RecordingConfig, open_recording
+from actrec.utils import gravity
 from actrec.utils.errors import EndOfStream
 
 SMALL = ["--set", "width=160", "height=120", "fps=10", "start_stamp_ns=0"]
@@ -37,6 +38,20 @@ def test_simulate_folder_reads_back_as_rendered(tmp_path, capsys) -> None:
     assert joints["positions"].shape == (1, 5, 25, 3) and joints["pixels"].shape == (1, 5, 25, 2)
     assert joints["body_ids"].tolist() == ["actor_1"] and set(joints["actions"].ravel()) == {"wave"}
     np.testing.assert_array_equal(joints["stamps_ns"], np.arange(5) * 100_000_000)
+
+
+@pytest.mark.parametrize("states_gravity", [True, False])
+def test_simulate_folder_keeps_the_mounting_of_the_camera(tmp_path, states_gravity) -> None:
+    settings = [*SMALL, "camera_roll=90", "camera_pitch=20", f"gravity={str(states_gravity).lower()}"]
+    assert main(["simulate", "--seconds", "0.2", "--out", str(tmp_path / "tilted"), *settings]) == 0
+    config, up = RecordingConfig(mount="upside_down"), gravity.up_from_angles(90, 20)
+    with open_recording(tmp_path / "tilted") as recording, open_recording(tmp_path / "tilted", config) as set_up:
+        found, given = next(recording.frames()), next(set_up.frames())
+    assert found.up_source == "camera" and (found.up is not None) == states_gravity
+    if states_gravity:
+        np.testing.assert_allclose(found.up, up, atol=1e-4)
+    np.testing.assert_array_equal(given.up, gravity.parse_mount("upside_down"))
+    assert given.up_source == "setting"
 
 
 def test_simulate_overwrite_removes_longer_recording(tmp_path) -> None:

@@ -3,11 +3,15 @@
 from contextlib import closing
 
 import cv2
+import numpy as np
 import pytest
 
+from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import RecordingConfig, open_recording
+from actrec.recordings.rosbag.bag_writer import UP, BagWriter, typestore_with
 from actrec.recordings.rosbag.image_bag import BagRecording
-from actrec.types import Intrinsics
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, InputError
 from tests.core.recordings.test_bag import COLOR, INFO, MILLIMETERS, RGB, START, H, W, frames_of, stamps
 
@@ -201,3 +205,25 @@ def test_find_topics_all_transports_chooses_depth_transport(tmp_path, bag):
         b.compressed(f"{color}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
     with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
         assert (recording.topics.color, recording.topics.depth) == (f"{color}/compressed", f"{depth}/compressedDepth")
+
+
+@pytest.mark.parametrize("names", [["/front/up"], ["/camera/front/up", "/rear/up"], ["/front/measured_up"]])
+def test_bag_direction_of_gravity_of_a_named_camera_is_read_for_images_and_skeletons(tmp_path, names):
+    """As launch files name it with camera_name:=front. Skeletons of another tracker do not have it."""
+    ups = [gravity.parse_mount("upside_down"), np.array(gravity.LEVEL)]  # of this camera, and of another one
+    joints = np.zeros((25, 3), np.float32)
+    body = Body("body_1", "kinect_v2_25", joints, joints[:, :2], joints[:, 0])
+    types = typestore_with(UP).types
+    with BagWriter(tmp_path / "b") as bag:
+        for name, up in zip(names, ups, strict=False):
+            bag.add_topic(name, UP)
+            stamp = types["builtin_interfaces/msg/Time"](sec=1, nanosec=0)
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="lens")
+            x, y, z = map(float, up)
+            message = types[UP](header=header, vector=types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z))
+            bag.write(name, START, typestore_with(UP).serialize_cdr(message, UP))
+        for stamp in stamps(4):
+            bag.write_frame(RgbdFrame(stamp, RGB, None, Intrinsics(W, H, 60.0, 60.0, 31.5, 23.5)))
+            bag.write_bodies("/camera/skeletons", stamp, "lens", [body])
+    np.testing.assert_allclose([frame.up for frame in frames_of(tmp_path / "b")], [ups[0]] * 4)
+    np.testing.assert_allclose(read_bodies(tmp_path / "b").up, ups[0])

@@ -96,6 +96,7 @@ def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
         (text.replace("height: 24", "height: 0"), "is of 32×0 images"),
         (text + "depth_scale: mm", "depth_scale is 'mm', expected a positive number"),
         (text + "depth_scale: -0.001", "depth_scale is '-0.001'"),
+        (text + "mount: sideways", "intrinsics.yaml': mount is 'sideways', expected level, upside_down"),
     ):
         (tmp_path / "f/intrinsics.yaml").write_text(broken)
         with pytest.raises(InputError, match=message):

@@ -11,11 +11,16 @@ from scipy.io import savemat
 from actrec.datasets import archive, nucla, utd_mhad
 from actrec.datasets.ntu import skeletons
 from actrec.datasets.ntu.skeletons import COLOR_SIZE
-from actrec.recordings import open_recording, skeleton_files
+from actrec.perception.gravity import angle_deg
+from actrec.perception.recorded_joints import read_bodies
+from actrec.recognition.offline import OfflineRecognizer
+from actrec.recordings import RecordingConfig, open_recording, skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
+from actrec.utils import gravity
 from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.geometry import kinect_to_optical
 
 LEFT, RIGHT = KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]
 HEAD, BASE = KINECT_V2_25.index["head"], KINECT_V2_25.index["spine_base"]
@@ -263,3 +268,58 @@ def test_skeleton_recording_frames_have_the_direction_of_gravity_of_their_datase
     frames = list(recording.frames())
     assert recording.sequence.up is not None
     assert all(np.array_equal(frame.up, recording.sequence.up) for frame in frames)
+
+
+def tilted(path, up, data_root):
+    """Write a Kinect capture as a camera with `up` records it, as .csv or, in m in the optical frame, as .npz."""
+    sequence = skeleton_files.open_sequence(data_root / "kinect_v2_csv/Ges01_wavehand.csv")
+    bodies = sequence.bodies @ gravity.level_rotation(up)
+    if path.suffix == ".npz":
+        np.savez(path, positions=bodies, layout="kinect_v2_25", stamps_ns=sequence.stamps_ns)
+        return path
+    states = (2 * sequence.scores[0]).astype(int)
+    joints = np.dstack([np.nan_to_num(kinect_to_optical(bodies[0])), states])  # its own inverse
+    text = [
+        f"{stamp // 100}," + ",".join(f"{x:.5f},{y:.5f},{z:.5f},{int(state)}" for x, y, z, state in row)
+        for stamp, row in zip(sequence.stamps_ns - sequence.stamps_ns[0], joints, strict=True)
+    ]
+    path.write_text("\n".join(text))
+    return path
+
+
+def up_of_label(path, **options):
+    """Return `up` of the last window, as `actrec label` finds it."""
+    with open_recording(path, RecordingConfig(**options)) as recording, OfflineRecognizer() as worker:
+        worker.find_gravity(recording.frames())
+        for frame in recording.frames():
+            worker.process(frame)
+        (window,) = worker.recognizer.windows().values()
+    return window["up"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npz"])
+def test_read_bodies_file_of_tilted_camera_is_leveled_as_by_label(tmp_path, data_root, name) -> None:
+    up = gravity.up_from_angles(0, 30)
+    path = tilted(tmp_path / name, up, data_root)
+    sequence = read_bodies(path)
+    assert angle_deg(sequence.up, up) < 8
+    np.testing.assert_allclose(up_of_label(path), sequence.up, atol=1e-6)
+    leveled = np.nanmedian(sequence.bodies @ gravity.level_rotation(sequence.up).T, axis=(0, 1))
+    lean = leveled[HEAD] - leveled[BASE]
+    assert np.degrees(np.arctan2(abs(lean[2]), -lean[1])) < 12, "the trunk is upright"
+
+
+def test_read_bodies_mount_sets_the_direction_unless_the_file_states_it(tmp_path, data_root) -> None:
+    mount, up = "3,28", gravity.up_from_angles(3, 28)
+    csv = tilted(tmp_path / "a.csv", gravity.up_from_angles(0, 30), data_root)
+    np.testing.assert_allclose(read_bodies(csv, RecordingConfig(mount=mount)).up, up, atol=1e-6)
+    np.testing.assert_allclose(up_of_label(csv, mount=mount), up, atol=1e-6)
+    with np.load(tilted(tmp_path / "a.npz", gravity.up_from_angles(0, 30), data_root)) as arrays:
+        np.savez(tmp_path / "stated.npz", **arrays, up=gravity.up_from_angles(0, 30))
+    for found in (
+        read_bodies(tmp_path / "stated.npz", RecordingConfig(mount=mount)).up,
+        up_of_label(tmp_path / "stated.npz", mount=mount),
+    ):
+        assert gravity.is_level(found), "its joints are leveled already"
+    with pytest.raises(ConfigError, match="mount is 'sideways'"):
+        read_bodies(csv, RecordingConfig(mount="sideways"))

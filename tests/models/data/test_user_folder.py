@@ -17,6 +17,7 @@ from actrec.datasets import user_folder
 from actrec.datasets.base import content
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.perception import recorded_joints
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, InputError
 from tests.models.made_up import TINY
 from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
@@ -314,15 +315,46 @@ def test_folder_images_estimated_once(tmp_path, data_root, monkeypatch):
     source = datasets.source("folder", tmp_path / "recordings", recording=settings)
     clip = source.read(source.entries()[0])
     assert len(clip.stamps_ns) >= 3 and np.isfinite(clip.bodies).any()
-    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: pytest.fail("estimated again"))
+    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda _: pytest.fail("estimated again"))
     second = datasets.source("folder", tmp_path / "recordings", recording=settings)
     np.testing.assert_array_equal(second.read(second.entries()[0]).bodies, clip.bodies)
     (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()
     cached.write_bytes(b"damaged")
     perception = SimpleNamespace(
-        process=lambda frame: [body(0)], close=lambda: None, gravity=SimpleNamespace(conclude=lambda: None)
+        process=lambda frame: [body(0)],
+        close=lambda: None,
+        find_gravity=list,
+        gravity=SimpleNamespace(conclude=lambda: None),
     )
-    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: perception)
+    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda _: perception)
     other = datasets.source("folder", tmp_path / "recordings", recording=settings)
     bodies = other.read(other.entries()[0]).bodies
     np.testing.assert_array_equal(bodies, np.broadcast_to(bodies[:, :1], bodies.shape))
+
+
+def test_cache_key_changes_with_the_code_of_the_estimator(tmp_path, monkeypatch):
+    """Joints that another version estimated are not read from the cache."""
+    code, recording = tmp_path / "actrec", tmp_path / "clip.mp4"
+    for package in recorded_joints.ESTIMATING:
+        shutil.copytree(recorded_joints.CODE / package, code / package)
+    recording.write_bytes(b"")
+    config = recorded_joints.RecordingConfig()
+    keys = [recorded_joints._cache_key(recording, config)]
+    monkeypatch.setattr(recorded_joints, "CODE", code)
+    keys.append(recorded_joints._cache_key(recording, config))
+    with (code / "perception/lifting.py").open("a") as file:
+        file.write("MIN_SCORE = 0.5\n")
+    recorded_joints._estimator.cache_clear()
+    keys.append(recorded_joints._cache_key(recording, config))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_folder_mount_reaches_clips_and_frames(tmp_path, data_root):
+    (tmp_path / "wave").mkdir()
+    shutil.copy(data_root / "kinect_v2_csv/Ges01_wavehand.csv", tmp_path / "wave/a.csv")
+    write_bag(tmp_path / "wave/b", walker, images=True)
+    source = datasets.source("folder", tmp_path, recording={"mount": "portrait_left"})
+    up = gravity.parse_mount("portrait_left")
+    for entry in source.entries():
+        np.testing.assert_array_equal(source.read(entry).streams["up"], up)
+    np.testing.assert_array_equal(next(source.frames(source.entries()[1])).up, up)

@@ -9,11 +9,16 @@ import pytest
 
 from actrec import cli, datasets, inference
 from actrec.datasets.base import Clip, ClipDataset
+from actrec.features.clips import example_clip
+from actrec.features.specs import InputSpec
 from actrec.inference.session import Session
+from actrec.perception.gravity import angle_deg
 from actrec.recognition import ActionEvent, ActionPrediction
+from actrec.recordings import RecordingConfig
 from actrec.recordings.labels import LabeledClip, write_labels
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS
+from actrec.utils import gravity
 from actrec.utils.errors import InputError
 from actrec_models.data.continuous import ActionStream, join_clips, person_streams
 from actrec_models.evaluation import streams
@@ -195,3 +200,14 @@ def test_evaluate_utd_mhad_person_finds_most_actions(data_root: Path) -> None:
     joined = join_clips("p", [clips[i] for i in chosen], [clips.classes[clips.labels[i]] for i in chosen])
     found = streams.evaluate(inference.load("deepacts_graph_utd_mhad"), [joined])
     assert found.found.total() >= 12 and found.false_events.total() <= 1
+
+
+def test_open_streams_levels_recordings_of_a_tilted_camera(tmp_path: Path) -> None:
+    up = gravity.up_from_angles(0, 30)
+    spec = InputSpec("body", "body", "kinect_v2_25", (1, 3, 1, 25))
+    joints = np.tile(example_clip([spec], 1)["bodies"][0, 0], (60, 1, 1)) @ gravity.level_rotation(up)
+    np.savez(tmp_path / "a.npz", positions=joints, layout="kinect_v2_25", fps=20.0)
+    write_labels(tmp_path / "labels.csv", [LabeledClip("a.npz", "left", 0.0, 1.0)])
+    for config, expected, error in (None, up, 8.0), (RecordingConfig(mount="0,28"), gravity.up_from_angles(0, 28), 0.1):
+        (opened,) = streams.open_streams(tmp_path, config=config)
+        assert opened.sequence.up is not None and angle_deg(opened.sequence.up, expected) < error
