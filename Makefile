@@ -24,9 +24,10 @@ system: ## install missing Debian/Ubuntu packages (asks for root only if any are
 
 venv: .venv/.ready ## create .venv with ROS 2 (sourced distribution, or wheels) and the Python packages
 
-# Rebuild .venv if EXTRAS names extras that it lacks. A .venv without the list .extras (older versions) is left as it is.
+# Rebuild .venv if EXTRAS names extras that it lacks, also if they are the default ones and a goal needs these. A .venv
+# without the list .extras (older versions) is left as it is.
 HELD := $(shell cat .venv/.extras 2>/dev/null || echo $(EXTRAS))
-ifneq ($(origin EXTRAS),file)
+ifneq ($(filter-out file,$(origin EXTRAS))$(filter test check coverage lint format,$(MAKECMDGOALS)),)
 ifneq ($(filter-out $(HELD),$(EXTRAS)),)
 .PHONY: .venv/.ready
 endif

@@ -20,10 +20,11 @@ CORE_MODULE = Path("actrec/__init__.py").read_text(encoding="utf-8")
 VERSION = re.findall(r'^__version__ = "(.+)"$', CORE_MODULE, re.MULTILINE)[0]
 MANIFEST = ElementTree.parse("package.xml").getroot()  # maintainer, license and addresses
 MAINTAINER = next(MANIFEST.iter("maintainer"))
-DEFAULT_MODEL = "joint_tcn_everyday"  # actrec.inference.zoo.DEFAULT
+REPOSITORY = next(url.text for url in MANIFEST.iter("url") if url.get("type") == "repository")
+WHEEL_MODELS = ("joint_tcn_everyday", "joint_tcn_open")  # the default, and the one that anybody may use
 
-# A wheel has the default model alone, to stay below the 100 MB of PyPI (`actrec models --fetch` gets the others), and
-# no executables of nodes. colcon and `pip install -e` install everything.
+# A wheel has two models, to stay below the 100 MB of PyPI (`actrec models --fetch` gets the others), and no executables
+# of nodes. colcon and `pip install -e` install everything.
 RELEASE = bool({"bdist_wheel", "sdist"} & set(sys.argv))
 PACKAGES = [
     "actrec",
@@ -78,7 +79,16 @@ NODES = [
 EXECUTABLES = {**dict.fromkeys(NODES, "bringup.processes"), "record_node": "record_node", "graph": "bringup.run"}
 
 # All that `actrec label VIDEO` and `actrec.load_model` need.
-CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm", "onnxruntime>=1.17", "av>=12"]
+CORE = [
+    "numpy>=1.26,<3",
+    "numba>=0.59",
+    "opencv-contrib-python>=4.11,<6",
+    "PyYAML",
+    "scipy",
+    "tqdm",
+    "onnxruntime>=1.17",
+    "av>=12",
+]
 CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"
 RTX = [
     f"tensorrt-rtx-cu13-bindings>=1.7,<2; {CUDA}",
@@ -87,7 +97,6 @@ RTX = [
 ]
 EXTRAS = {
     "live": [
-        "numba>=0.59",
         "rosbags>=0.11.9",
         "psutil",
         "fpdf2>=2.7",
@@ -127,22 +136,28 @@ EXTRAS = {
 }
 
 
-def shared_files(packages: str = "*") -> list[tuple[str, list[str]]]:
-    """Return the files for share/actrec by folder: launch and parameter files, recipes, model packages, networks.
+def readme() -> str:
+    """Return README.md with whole addresses, for PyPI, which has none of the files that it links."""
+    text = Path(__file__).resolve().with_name("README.md").read_text(encoding="utf-8")
+    text = re.sub(r'(?<=src=")(?!\w+:)', f"{REPOSITORY}/raw/HEAD/", text)
+    return re.sub(r"(?<=\]\()(?!\w+:)", f"{REPOSITORY}/blob/HEAD/", text)
 
-    Args:
-        packages: Pattern of the names of the model packages.
-    """
+
+def shared_files() -> list[tuple[str, list[str]]]:
+    """Return the files for share/actrec by folder: launch and parameter files, recipes, models, networks, messages."""
     folders = [("launch", "launch/*"), ("config", "config/*")]
     # Files alone: Python keeps a folder of compiled launch files beside them.
     files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]
     for folder in sorted({path.parent for path in Path("models/recipes").rglob("*.yaml")}):
         files.append((f"share/actrec/{folder.as_posix()}", sorted(str(path) for path in folder.glob("*.yaml"))))
-    for package in sorted(Path("models/zoo").glob(f"{packages}/")):
-        files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
+    for package in sorted(Path("models/zoo").glob("*/")):
+        if package.name in WHEEL_MODELS or not RELEASE:
+            files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
     perception = Path("models/perception")
     names = ["README.md", "networks.yaml", *(path.name for path in perception.glob("*.onnx"))]
     files.append((f"share/actrec/{perception}", sorted(str(perception / name) for name in names)))
+    messages = "ros2_ws/src/actrec_msgs/msg"  # bags are written without ROS, too
+    files.append((f"share/actrec/{messages}", sorted(glob(f"{messages}/*.msg"))))
     return files
 
 
@@ -150,7 +165,7 @@ setup(
     name="actrec",
     version=VERSION,
     description="From an RGB-D camera to action labels, as ROS 2 nodes and as a library",
-    long_description=Path(__file__).resolve().with_name("README.md").read_text(encoding="utf-8"),
+    long_description=readme(),
     long_description_content_type="text/markdown",
     maintainer=MAINTAINER.text,
     maintainer_email=MAINTAINER.get("email"),
@@ -174,7 +189,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/actrec"]),
         ("share/actrec", ["package.xml"]),
-        *shared_files(DEFAULT_MODEL if RELEASE else "*"),
+        *shared_files(),
     ],
     install_requires=["setuptools", *CORE],
     extras_require=EXTRAS,

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds the wheel and the source archive into dist/, and uses the wheel in an empty environment, without the clone and ROS:
-# a model is loaded, then, with the extra live, a rendered wave is labeled.
+# a rendered wave is labeled, then, with the extra live, a clip of one is recorded.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
 place="$(mktemp -d)"
 trap 'rm -rf "$place"' EXIT
+unset PYTHONPATH AMENT_PREFIX_PATH ACTREC_MODELS # pip would count packages there as installed
 step() { printf 'actrec: %s (%s s)\n' "$1" "$SECONDS"; }
 
 rm -rf build/lib build/bdist.* dist
@@ -27,12 +28,12 @@ env="$place/home with spaces"
 "$env/$bin/python" -m pip install -q --disable-pip-version-check "$wheel"
 step "$(du -sm "$env" | cut -f1) MB are installed"
 cd "$place" # not the clone
-unset PYTHONPATH AMENT_PREFIX_PATH ACTREC_MODELS
-"$env/$bin/python" -c "import actrec; print(actrec.load_model('joint_tcn_everyday').package.name)"
-step "the model is loaded"
-
-"$env/$bin/python" -m pip install -q --disable-pip-version-check "${wheel}[live]"
+"$env/$bin/python" -c "import actrec; print(*map(actrec.load_model, ('joint_tcn_everyday', 'joint_tcn_open')), sep='\n')"
 "$env/$bin/actrec" simulate --action wave --seconds 5 --set fps=10 --out "a wave" > /dev/null
 "$env/$bin/actrec" label "a wave" --labels windows --out labeled.mp4 --csv events.csv --windows windows.csv
 { [ -s labeled.mp4 ] && grep -q wave windows.csv; } || { echo "actrec: the wave was not recognized" >&2; exit 1; }
 step "a rendered wave is recognized"
+
+"$env/$bin/python" -m pip install -q --disable-pip-version-check "${wheel}[live]"
+"$env/$bin/actrec" record --label wave --repeat 1 --countdown 1 --out clips --driver simulated --driver-option "actions=[wave]"
+step "a clip is recorded"

@@ -43,7 +43,7 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "actrec: system packages are missing; run as root: apt-get install -y ${missing[*]}" >&2
     exit 1
   fi
-  sudo=sudo
+  sudo="sudo --preserve-env=http_proxy,https_proxy,no_proxy" # which apt needs
 fi
 install_packages() {
   $sudo apt-get update -q || return 1

@@ -186,7 +186,12 @@ class WebcamCamera(Camera):
         if _URL.match(source):
             return "no video comes from there; check address, password and network (and open_timeout_s, if it is slow)"
         device = Path(f"/dev/video{source}" if source.isdecimal() else source)
-        if sys.platform == "linux" and not device.exists():
+        if sys.platform != "linux":
+            return (
+                "another program uses it, no camera has this number, or the system denies access: allow it for the "
+                "terminal (macOS: Privacy & Security, Camera), or set source to another number"
+            )
+        if not device.exists():
             known = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
             return f"there is no device {device} (connected: {known}); set source to one of them, or plug it in"
         if not os.access(device, os.R_OK | os.W_OK):

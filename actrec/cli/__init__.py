@@ -63,7 +63,7 @@ REMEDIES = {
     "av": "pip install av, or: make venv",
     "cv2": INSTALL_OPENCV,
     "lightning": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
-    "numba": LIVE,
+    "numba": "pip install numba, or: make venv",
     "onnxruntime": "pip install onnxruntime, or: make venv",
     "psutil": LIVE,
     "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",

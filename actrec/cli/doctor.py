@@ -32,7 +32,7 @@ from actrec.utils import calibration_files, folders
 from actrec.utils.errors import ActrecError, ConfigError, EndOfStream
 
 EPILOG = """\
-Exit status 0 if the graph can run, 1 if not.
+Exit status 0 if the graph can run, or, installed by pip without ROS, `actrec label`; 1 if not.
 
 Example:
   actrec doctor
@@ -100,11 +100,12 @@ def run(args: argparse.Namespace) -> int:
     gaps = sum(finding.state == "gap" for finding in found)
     if args.json:
         rows = [{**dataclasses.asdict(finding), "state": finding.state} for finding in found]
-        print(json.dumps({"can_run": not faults, "findings": rows}, indent=2))
+        print(json.dumps({"can_run": not faults and not has_no_graph(), "findings": rows}, indent=2))
     elif faults:
         print(f"\nThe graph cannot run: {', '.join(faults)}.")
     else:
-        print("\nThe graph can run." + (f" {gaps} gaps are optional." if gaps else ""))
+        works = "actrec label can run; the graph needs ROS 2." if has_no_graph() else "The graph can run."
+        print(f"\n{works}" + (f" {gaps} gaps are optional." if gaps else ""))
     return 1 if faults else 0
 
 
@@ -119,7 +120,7 @@ def findings(with_transport: bool) -> Iterator[Finding]:
     if with_transport and _is_installed("rclpy") and _is_installed("actrec_nodes"):
         yield from check_transport(importlib.import_module("actrec_nodes.bringup.transport").measure)
     elif with_transport:
-        yield Finding("transport", "images", False, "not measured: needs ROS 2", "repair ROS 2 first", required=True)
+        yield Finding("transport", "images", False, "not measured: needs ROS 2", "repair ROS 2 first")
 
 
 # -- software ----------------------------------------------------------------------------------------------------------
@@ -128,8 +129,7 @@ LIVE = "pip install 'actrec[live]', or: make venv"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
 REQUIRED = dict.fromkeys(("numpy", "cv2", "numba", "onnxruntime", "rosbags", "scipy"), LIVE)
 """Top-level modules that the live graph needs, with the remedy."""
-VIDEO = "only for replaying video: pip install 'actrec[live]'"
-OPTIONAL = {"av": VIDEO, "torch": TRAIN, "lightning": TRAIN, "onnx": TRAIN}
+OPTIONAL = {"av": LIVE, "torch": TRAIN, "lightning": TRAIN, "onnx": TRAIN}
 NVIDIA = {
     "cupy": "pip install 'cupy-cuda12x<14'; for CUDA 13: cupy-cuda13x",
     "tensorrt": "part of JetPack on a Jetson; with an RTX card: pip install 'actrec[rtx]'; else: pip install tensorrt",
@@ -142,6 +142,7 @@ OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-pyth
 CUPY, RTX = ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy"), ("tensorrt-rtx-cu13-bindings",)
 DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": CUPY, "tensorrt_rtx_bindings": RTX}
 """Distributions of the modules whose distribution has another name."""
+WITHOUT_ROS = ("ROS 2", "actrec_msgs", "rosbags")  # optional for an installation that has no graph
 CUDA_BINDINGS = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
 """Modules to distributions; the TensorRT backend needs one of them."""
 
@@ -149,8 +150,7 @@ LOAD_TYPE_SUPPORT = """
 import rclpy
 from actrec_msgs.msg import ActionEvent
 from actrec_msgs.srv import LoadModel
-ActionEvent.__class__.__import_type_support__()
-LoadModel.__class__.__import_type_support__()
+for kind in (ActionEvent, LoadModel): kind.__class__.__import_type_support__()
 """
 """Loads the newest message, which an older build of actrec_msgs lacks."""
 
@@ -172,6 +172,11 @@ def check_software() -> Iterator[Finding]:
         yield check_cuda_bindings()
     if "onnxruntime" in loading:
         yield check_onnxruntime()
+
+
+def has_no_graph() -> bool:
+    """Return whether actrec is installed by pip without ROS, which is no fault: no clone can have the graph."""
+    return not _is_installed("rclpy") and not folders.installed("package.xml")[-1].is_file()
 
 
 def check_ros() -> Finding:
@@ -237,6 +242,8 @@ def check_onnxruntime() -> Finding:
 
 
 def _software(name: str, ok: bool, value: str, remedy: str = "", required: bool = True) -> Finding:
+    if name in WITHOUT_ROS and has_no_graph():
+        remedy, required = f"only for bags, and in a clone for the graph: {remedy}", False
     return Finding("software", name, ok, value, "" if ok else remedy, required)
 
 
@@ -249,11 +256,9 @@ def _failure_of(code: str) -> str:
 
 
 def _has_cuda_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        return bool(ctypes.CDLL("libcuda.so.1"))
+    return False
 
 
 def _is_installed(module: str) -> bool:
@@ -261,10 +266,9 @@ def _is_installed(module: str) -> bool:
 
 
 def _version(distribution: str) -> str:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return ""
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -364,8 +368,7 @@ def check_cameras(usb: Path = USB) -> Iterator[Finding]:
         except ActrecError as error:
             yield Finding("cameras", "libk4a", False, str(error), _AZURE)
     if not libraries:
-        remedy = "connect one, or run: actrec run --driver simulated"
-        yield Finding("cameras", "RGB-D camera", False, "none on USB", remedy)
+        yield Finding("cameras", "RGB-D camera", False, "none on USB", "connect one, or: actrec run --driver simulated")
 
 
 def _check_realsense() -> Finding:
@@ -447,16 +450,14 @@ def check_accelerators() -> Iterator[Finding]:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10.0)
         yield from (Finding("accelerator", "GPU", True, line.strip()) for line in done.stdout.strip().splitlines())
     except (subprocess.SubprocessError, OSError) as error:
-        remedy = "reinstall the NVIDIA driver, then reboot"
-        yield Finding("accelerator", "GPU", False, f"nvidia-smi failed: {error}", remedy)
+        yield Finding("accelerator", "GPU", False, f"nvidia-smi failed: {error}", "reinstall NVIDIA's driver, reboot")
 
 
 def _read(path: Path) -> str:
     """Return the text of a kernel file, "" if there is none."""
-    try:
+    with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return ""
 
 
 # -- image transport ---------------------------------------------------------------------------------------------------

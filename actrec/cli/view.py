@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
+from actrec.inference import zoo
+from actrec.types import NANOSECONDS
+from actrec.utils import usable_cores
 from actrec.utils.errors import ConfigError, EndOfStream
 
 if TYPE_CHECKING:
+    from actrec.recognition.offline import LabeledFrame
     from actrec.visualization.snapshots import LiveView
 
 READ_TIMEOUT_S = 5.0
+PLAUSIBLE_LATENCY_S = 10.0  # stamps of recordings may be of another day
 PORT = 8080
 
 EPILOG = """\
@@ -23,8 +28,9 @@ Examples:
   actrec view --web                                        the running graph in a page: http://127.0.0.1:8080/
   actrec view --web --host 0.0.0.0 --port 8000             on a robot, for browsers on other machines
   actrec view --web --explain why                          and the images of: actrec explain MODEL CLIP --out why
+  actrec view --web --driver webcam                        a camera, its people and their labels, without ROS
   actrec view                                              the running graph in Rerun
-  actrec view --driver realsense                           a camera and the detected people, without a graph
+  actrec view --driver realsense                           the same in Rerun
   actrec view --driver replay --driver-option path=kitchen
   actrec view --out kitchen.rrd --duration 60              write a file; open it with: rerun kitchen.rrd
   actrec view --connect rerun+http://192.168.0.7:9876/proxy   on a robot; start `rerun` on the other machine
@@ -37,8 +43,9 @@ Examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    add_driver(parser, "show this camera driver directly, without a ROS graph")
+    add_driver(parser, "show and label this camera driver directly, without a ROS graph")
     add = parser.add_argument
+    add("--model", help=f"model package of the labels of --driver, by name or folder (default: {zoo.DEFAULT})")
     add("--web", action="store_true", help="serve a page instead of opening a viewer")
     add("--host", help="address to serve the page on (default: 127.0.0.1, this machine only; 0.0.0.0: all)")
     add("--port", type=int, help=f"port of the page (default: {PORT}; 0: a free one)")
@@ -61,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     options = driver_options(args)
     if args.driver and args.ros_args:
         raise ConfigError("--ros-args: not used with --driver; drop one of them")
+    if args.model and not args.driver:
+        raise ConfigError("--model needs --driver: a running graph has its own model")
     if args.web and (args.out or args.connect):
         raise ConfigError("--web excludes --out and --connect; drop one of them")
     if not args.web and (args.host is not None or args.port is not None):
@@ -97,19 +106,41 @@ def _open(args: argparse.Namespace) -> "LiveView":
 
 
 def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveView", stopped: threading.Event) -> None:
-    from actrec.cameras.mounting import open_mounted
-    from actrec.perception.recorded_joints import body_annotator
-    from actrec.visualization.snapshots import Snapshot
+    from actrec.cameras.mounting import DRIVER_OPTION, open_mounted
+    from actrec.recognition.offline import OfflineRecognizer
 
     with contextlib.ExitStack() as stack:
         read = stack.enter_context(open_mounted(args.driver, options))
-        perceive = body_annotator(stack)
+        recognizer: OfflineRecognizer | None = None
         began = 0.0
         while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:
                 frame = read(READ_TIMEOUT_S)
-                if view.wants_images:
-                    view.show(Snapshot.of_frame(perceive(frame)))
             except EndOfStream:
                 return
-            began = began or time.monotonic()  # after loading the estimator
+            if view.wants_images:
+                if recognizer is None:
+                    has_color = frame.color is not None
+                    recognizer = OfflineRecognizer(
+                        args.model or zoo.DEFAULT, has_depth=frame.depth is not None or not has_color,
+                        has_color=has_color, threads=min(usable_cores(), 4), mount_option=DRIVER_OPTION,
+                    )  # fmt: skip
+                    stack.enter_context(recognizer)
+                _show_labeled(view, recognizer.process(frame))
+            began = began or time.monotonic()  # after loading the networks
+
+
+def _show_labeled(view: "LiveView", labeled: "LabeledFrame") -> None:
+    """Show a frame with its people, and the labels and events of that frame."""
+    from actrec.visualization.overlay import Caption
+    from actrec.visualization.snapshots import Snapshot
+
+    snapshot, people = Snapshot.of_frame(labeled.frame), labeled.people
+    snapshot.bodies, snapshot.hands, snapshot.faces = people.bodies, people.hands, people.faces
+    view.show(snapshot)
+    latency_s = (time.time_ns() - labeled.frame.stamp_ns) / NANOSECONDS
+    plausible = latency_s if 0 <= latency_s < PLAUSIBLE_LATENCY_S else None
+    for made in labeled.predictions:
+        view.label(made.stamp_ns, made.body_id, Caption(made.label, made.confidence), plausible, made.model_name)
+    for event in labeled.events:
+        view.event(event)

@@ -1,8 +1,6 @@
 """Find model packages by name: the user's own, then the shipped ones."""
 
 import os
-import site
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 from actrec.inference import manifest, package
 from actrec.inference.package import DESCRIPTION, ModelPackage
 from actrec.utils.errors import ConfigError, PackageError
+from actrec.utils.folders import installed
 
 VARIABLE = "ACTREC_MODELS"
 
@@ -36,20 +35,6 @@ def folders() -> list[Path]:
 def own_folder() -> Path:
     """Return the user's folder of packages, to which `actrec models --fetch` writes."""
     return Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share")) / "actrec/models"
-
-
-def installed(name: str) -> list[Path]:
-    """Return where a folder of the source, such as `models/zoo`, may be installed.
-
-    These are `share/actrec` of each ROS prefix and of Python's, then the source itself.
-    """
-    here = Path(__file__).resolve()
-    # `pip install --user`, --prefix and Debian's pip use other prefixes than Python's: the folder above lib.
-    own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
-    own += [Path(site.getuserbase()), here.parents[2]]  # on Windows and macOS; `pip install --target`
-    ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
-    shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])
-    return [*shares, here.parents[2] / name]
 
 
 def find(name_or_path: str | Path, trusted: Sequence[str | Path] = ()) -> ModelPackage:

@@ -142,7 +142,7 @@ class GravityEstimator:
         elif before and not self.warning:
             self.warning = (
                 f"people stand {angle:.0f}° off the direction of gravity that {gravity.SOURCES[self.source]} states: "
-                "was the camera mounted again? Correct it, or set {self._option}auto without it"
+                f"was the camera mounted again? Correct it, or set {self._option}auto without it"
             )
             logger.warning(self.warning)
 

@@ -19,10 +19,10 @@ import numpy as np
 import yaml
 
 from actrec import inference
-from actrec.inference import zoo
 from actrec.types import RgbdFrame
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, InputError, PackageError
+from actrec.utils.folders import installed
 from actrec.utils.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def files() -> dict[str, NetworkFile]:
     Raises:
         PackageError: The folder of networks is not installed, or its list is damaged.
     """
-    folders = zoo.installed(FOLDER)
+    folders = installed(FOLDER)
     folder = next((path for path in folders if (path / MANIFEST).is_file()), None)
     if folder is None:
         raise PackageError(f"the networks of perception are not installed ({folders[-1]}): install actrec again")

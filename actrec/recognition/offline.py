@@ -53,6 +53,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         has_depth: Whether frames have depth.
         has_color: Whether frames have color; else they have recorded joints.
         threads: CPU threads of each network of perception.
+        mount_option: How the user sets the camera's mounting, for warnings.
         settings: Fields of `RecognitionConfig`.
 
     Raises:
@@ -67,6 +68,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         has_depth: bool = True,
         has_color: bool = True,
         threads: int = 1,
+        mount_option: str = MOUNT_OPTION,
         **settings: Any,
     ):
         session = inference.load(model, backend)
@@ -79,7 +81,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
                 f"model {session.package.name} requires scene flow, which needs depth, and the frames have none: use a "
                 f"recording with depth, or another model such as {zoo.DEFAULT}"
             )
-        self._bodies = BodyPerception(MOUNT_OPTION, threads=threads)
+        self._bodies = BodyPerception(mount_option, threads=threads)
         self._hands = HandPerception(threads=threads) if "hands" in streams else None
         self._faces = FacePerception(threads=threads) if "face" in streams else None
         self._takes_color = "color" in streams
@@ -137,6 +139,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         for lost in ended:
             self._labels.pop(lost.body_id, None)
         self._labels.update((made.body_id, made) for made in predictions if made.body_id)
+        frame = dataclasses.replace(frame, up=up)  # as estimated
         return LabeledFrame(frame, people, dict(self._labels), predictions, recognizer.events())
 
     def _find(self, frame: RgbdFrame) -> tuple[People, np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""Folders of the user for ROS's logs, caches and calibrations, with the variables that move them; reading and writing.
+"""Folders of the installation, and of the user for ROS's logs, caches and calibrations; reading and writing.
 
 Services and containers run without a home folder, or with a read-only one.
 """
@@ -7,7 +7,9 @@ import contextlib
 import errno
 import os
 import shutil
+import site
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -43,6 +45,20 @@ def user_folder(variable: str, base: str, default: str, below: str) -> Path:
     except DeviceError as error:
         names = " or ".join(filter(None, (variable, base)))
         raise DeviceError(f"'{default}/{below}': there is no home folder: set {names}, or HOME") from error
+
+
+def installed(name: str) -> list[Path]:
+    """Return where a folder of the source, such as `models/zoo`, may be installed.
+
+    These are `share/actrec` of each ROS prefix and of Python's, then the source itself.
+    """
+    here = Path(__file__).resolve()
+    # `pip install --user`, --prefix and Debian's pip use other prefixes than Python's: the folder above lib.
+    own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
+    own += [Path(site.getuserbase()), here.parents[2]]  # on Windows and macOS; `pip install --target`
+    ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])
+    return [*shares, here.parents[2] / name]
 
 
 def is_folder(path: Path) -> bool:

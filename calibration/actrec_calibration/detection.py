@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
-from actrec.utils.errors import InputError
+from actrec.utils.errors import InputError, MissingLibraryError
+from actrec.utils.registry import INSTALL_OPENCV
 from actrec_calibration.board import CHARUCO, Board, aruco_dictionary
 from actrec_calibration.poses import distortion_coefficients
 
@@ -110,6 +111,10 @@ def _detect_charuco(board: Board, gray: np.ndarray) -> BoardCorners | None:
 
 @lru_cache(maxsize=8)
 def _charuco_detector(board: Board) -> Any:
+    if not hasattr(cv2.aruco, "CharucoDetector"):  # Ubuntu 22.04 and 24.04 have 4.5 and 4.6
+        raise MissingLibraryError(
+            f"ChArUco boards need OpenCV 4.7, this is {cv2.__version__}: use a chessboard, or {INSTALL_OPENCV}"
+        )
     size, dictionary = (board.columns, board.rows), aruco_dictionary(board.dictionary)
     pattern = cv2.aruco.CharucoBoard(size, board.square, board.marker, dictionary)
     pattern.setLegacyPattern(board.legacy)

@@ -56,8 +56,9 @@ run() {
   fi
 }
 
+# sudo drops the proxy, which apt and curl need.
 as_root() {
-  if [ "$(id -u)" -eq 0 ]; then run "$@"; else run sudo "$@"; fi
+  if [ "$(id -u)" -eq 0 ]; then run "$@"; else run sudo --preserve-env=http_proxy,https_proxy,no_proxy "$@"; fi
 }
 
 apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }

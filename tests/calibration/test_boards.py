@@ -10,7 +10,7 @@ import pytest
 
 from actrec.types import Intrinsics
 from actrec.utils.camera_model import undistort
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, InputError, MissingLibraryError
 from actrec_calibration import board
 from actrec_calibration.board import Board, aruco_dictionary
 from actrec_calibration.detection import detect
@@ -150,6 +150,13 @@ def test_detect_mirrored_even_chessboard_is_accepted():
     assert not CHESSBOARD.detects_mirroring
     image, _ = render(CHESSBOARD, CAMERA, frontal_pose(CHESSBOARD))
     assert detect(CHESSBOARD, np.ascontiguousarray(image[:, ::-1])) is not None
+
+
+def test_detect_charuco_old_opencv_is_refused(monkeypatch):
+    monkeypatch.delattr(cv2.aruco, "CharucoDetector")  # as in OpenCV 4.6
+    other = Board(columns=7, rows=6)  # detectors are cached
+    with pytest.raises(MissingLibraryError, match=r"ChArUco boards need OpenCV 4.7.*pip install opencv-contrib-python"):
+        detect(other, np.zeros((64, 64), np.uint8))
 
 
 def test_detect_wrong_image_type_is_refused():

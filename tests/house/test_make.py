@@ -23,11 +23,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def would_run(project: Path, *arguments: str) -> bool:
+def would_run(project: Path, *arguments: str, goal: str = "venv") -> bool:
     """Return whether `make -n` lists a call of make_venv.sh."""
     environment = {key: value for key, value in os.environ.items() if key not in ("EXTRAS", "MAKEFLAGS")}
     result = subprocess.run(
-        ["make", "-n", "venv", *arguments], cwd=project, env=environment, capture_output=True, text=True, check=True
+        ["make", "-n", goal, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=True
     )
     return "make_venv.sh" in result.stdout
 
@@ -38,6 +38,19 @@ def test_extras_that_are_missing_are_added(project: Path) -> None:
     assert not would_run(project, "EXTRAS=live")
     assert not would_run(project, "EXTRAS=live dev")
     assert would_run(project, "EXTRAS=live train")
+
+
+def test_make_goals_of_developers_install_their_extras(project: Path) -> None:
+    """After `make venv build EXTRAS=live`, `make test` finds pytest, and `make build` leaves the environment small."""
+    for name in ("setup.py", "setup.cfg"):
+        shutil.copy(ROOT / name, project)
+    (project / ".venv/.extras").write_text("live\n")
+    for goal in ("test", "check", "coverage", "lint", "format"):
+        assert would_run(project, goal=goal), goal
+    assert not would_run(project, goal="build")
+    assert not would_run(project, "EXTRAS=live", goal="test")
+    (project / ".venv/.extras").write_text("dev\nlive\ntrain\nview\n")
+    assert not would_run(project, goal="test")
 
 
 def test_make_unknown_environment_is_unchanged(project: Path) -> None:

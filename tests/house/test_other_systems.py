@@ -4,11 +4,19 @@ No such machine is here: a process without the modules and functions of POSIX st
 """
 
 import ast
+import itertools
 import os
 import re
+import runpy
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTABLE = ("actrec", "models/actrec_models", "calibration/actrec_calibration")
@@ -64,19 +72,48 @@ def test_modules_of_posix_are_imported_only_behind_a_check() -> None:
     assert found == []
 
 
-def test_label_without_posix_writes_video(tmp_path: Path) -> None:
+def write_video(path: Path) -> None:
+    """Write four gray images."""
     import av
     import numpy as np
 
-    video, out, table = tmp_path / "my clip.mp4", tmp_path / "my labels.mp4", tmp_path / "my events.csv"
-    with av.open(str(video), "w") as file:
+    with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(4):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")))
         file.mux(stream.encode())
+
+
+def test_label_without_posix_writes_video(tmp_path: Path) -> None:
+    video, out, table = tmp_path / "my clip.mp4", tmp_path / "my labels.mp4", tmp_path / "my events.csv"
+    write_video(video)
     code = WINDOWS.format(modules=sorted(POSIX_MODULES), video=str(video), out=str(out), csv=str(table))
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
     assert out.stat().st_size > 0 and table.read_text().startswith("start_s")
+
+
+def test_label_without_the_packages_of_extras_writes_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install actrec` alone labels a video."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    setup = runpy.run_path("setup.py")
+    core, extras = (
+        {canonicalize_name(Requirement(text).name) for text in texts}
+        for texts in (setup["CORE"], itertools.chain(*setup["EXTRAS"].values()))
+    )
+    blocked = [
+        module
+        for module, names in metadata.packages_distributions().items()
+        if (found := {canonicalize_name(name) for name in names}) & extras and not found & core
+    ]
+    assert {"rosbags", "psutil"} <= set(blocked)
+    video, table = tmp_path / "clip.mp4", tmp_path / "events.csv"
+    write_video(video)
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); from actrec.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "label", str(video), "--csv", str(table)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert table.read_text().startswith("start_s")

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import setuptools
 
 import actrec
 from actrec.inference import zoo
+from actrec.utils import folders
 from scripts import release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,14 +47,42 @@ def test_ros_changelogs_are_read_by_bloom() -> None:
         assert read.get_content_of_version(actrec.__version__)
 
 
-def test_wheel_has_default_model_networks_and_one_command(wheel: dict[str, Any]) -> None:
+def test_wheel_has_two_models_networks_and_one_command(wheel: dict[str, Any]) -> None:
     files = [Path(name) for _, names in wheel["data_files"] for name in names]
-    assert {path.parent.name for path in files if path.parts[:2] == ("models", "zoo")} == {zoo.DEFAULT}
+    models = {path.parent.name for path in files if path.parts[:2] == ("models", "zoo")}
+    assert models == {zoo.DEFAULT, "joint_tcn_open"}  # the second may be used for anything
+    assert set(re.findall(r"^graft models/zoo/(\w+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE)) == models
     assert set((ROOT / "models/perception").glob("*.onnx")) <= {ROOT / path for path in files}
-    assert sum((ROOT / path).stat().st_size for path in files) < 60e6, "PyPI takes wheels up to 100 MB"
+    assert sum((ROOT / path).stat().st_size for path in files) < 80e6, "PyPI takes wheels up to 100 MB"
     assert wheel["entry_points"]["console_scripts"] == ["actrec = actrec.cli:main"]
+
+
+def test_wheel_files_suffice_to_record_skeletons_without_ros(
+    wheel: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rosbags", reason="bags need rosbags: pip install 'actrec[live]'")
+    from actrec.recordings.rosbag import bag_writer
+
+    for folder, names in wheel["data_files"]:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name in (name for name in names if name.endswith(".msg")):
+            shutil.copy(ROOT / name, tmp_path / folder)
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "lib/python3/site-packages/actrec/utils/folders.py"))
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    caches = bag_writer.typestore_with, bag_writer._definition
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        with bag_writer.BagWriter(tmp_path / "bag") as bag:
+            bag.write_bodies(bag_writer.SKELETONS_TOPIC, 1, "camera", [])
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+    assert bag.counts == {bag_writer.SKELETONS_TOPIC: 1}
 
 
 def test_wheel_metadata_is_what_pypi_shows(wheel: dict[str, Any]) -> None:
     assert wheel["long_description"].startswith("# actrec") and wheel["project_urls"]
+    links = re.findall(r'\]\(([^)]+)|src="([^"]+)', wheel["long_description"])
+    assert links and all(re.match(r"https://", link or source) for link, source in links), "PyPI has no other files"
     assert {"live", "train", "view", "rtx"} <= set(wheel["extras_require"])

@@ -224,12 +224,44 @@ def test_launch_camera_name_and_serial_no_select_a_camera() -> None:
     planned = plan(vendor="realsense2_camera", camera_name="front")
     assert (topics.COLOR, "/camera/front/color/image_raw") in planned.remappings
     assert (topics.DEPTH, "/front/depth/image_raw") in plan(vendor="orbbec_camera", camera_name="front").remappings
+    for documented in ("_017322071234", "'017322071234'", "\"'017322071234'\""):  # by realsense2_camera
+        assert plan(driver="realsense", serial_no=documented).processes[-1].parameters["realsense.serial"] == (
+            "017322071234"
+        ), documented
     with pytest.raises(ConfigError, match="serial_no needs a driver with serial numbers, but driver is ''"):
         plan(serial_no="017")
     with pytest.raises(ConfigError, match="azure_kinect_ros_driver has no names of cameras"):
         plan(vendor="azure_kinect_ros_driver", camera_name="front")
     with pytest.raises(ConfigError, match="camera_name is 'a/b'"):
         plan(camera_name="a/b")
+
+
+@pytest.mark.parametrize(
+    ("camera_namespace", "camera_name", "color"),
+    [
+        ("robot1", "camera", "/robot1/camera/color/image_raw"),
+        ("/robot1/", "front", "/robot1/front/color/image_raw"),
+        ("a/b", "camera", "/a/b/camera/color/image_raw"),
+        ("", "camera", "/camera/color/image_raw"),
+    ],
+)
+def test_launch_camera_namespace_is_the_first_part_of_the_vendor_topics(
+    camera_namespace: str, camera_name: str, color: str
+) -> None:
+    names = {"camera_namespace": camera_namespace, "camera_name": camera_name}
+    planned = plan(vendor="realsense2_camera", namespace="r", **names)
+    remaps = dict(planned.remappings)
+    assert remaps[topics.COLOR] == color
+    assert remaps[topics.DEPTH] == color.replace("color", "aligned_depth_to_color")
+    assert "images are from" not in planned.note
+
+
+def test_launch_camera_namespace_without_effect_is_refused() -> None:
+    for arguments in ({"driver": "realsense"}, {"vendor": "orbbec_camera"}):
+        with pytest.raises(ConfigError, match="camera_namespace is only for vendor:=realsense2_camera"):
+            plan(camera_namespace="robot1", **arguments)
+    with pytest.raises(ConfigError, match="camera_namespace is 'a b'"):
+        plan(vendor="realsense2_camera", camera_namespace="a b")
 
 
 def test_launch_namespace_rekeys_the_parameter_file_and_tf(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/e
 pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . scripts/env.sh")
 
 import rclpy
-from actrec_msgs.msg import Skeleton, SkeletonArray
+from actrec_msgs.msg import ActionEvent, Skeleton, SkeletonArray
+from geometry_msgs.msg import Point
 from rclpy.node import Node
 
 from actrec.cli import main
@@ -191,6 +193,22 @@ def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, cap
     assert result is not None and result["labels"] > 0
     labels = "|".join(("wave", "pick_up", "throw"))
     assert any(re.search(rf"body_1: ({labels}), turn at [+-]\d\.\d\d rad/s", line) for line in reactions), reactions
+
+
+def test_teach_tutorial_node_turns_during_a_wave_and_stops_at_its_end():
+    (code,) = blocks(tutorial("teach"), "python")
+    names = {}
+    exec(code.split("rclpy.init()")[0], names)
+    rclpy.init()
+    try:
+        node, sent = names["Reaction"](), []
+        node.drive = SimpleNamespace(publish=lambda command: sent.append(command.angular.z))
+        for kind in (ActionEvent.BEGAN, ActionEvent.ENDED):
+            node.on_event(ActionEvent(kind=kind, body_id="body_1", label="wave", position=Point(x=1.0, z=2.0)))
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert sent == [pytest.approx(-0.4636, abs=1e-4), 0.0]
 
 
 def test_clip_node_bad_message_is_skipped():

@@ -24,7 +24,7 @@ from actrec.recordings.image_decoding import depth_in_millimeters
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import camera_model
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec.utils.folders import expanded
+from actrec.utils.folders import expanded, installed
 
 METADATA_VERSION: Final = 8
 FLUSH_S = 1.0
@@ -37,7 +37,7 @@ SKELETONS = "actrec_msgs/msg/SkeletonArray"
 UP_TOPIC, MEASURED_UP_TOPIC, UP = "/camera/up", "/camera/measured_up", "geometry_msgs/msg/Vector3Stamped"
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
-_MESSAGE_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
+_MESSAGE_SOURCES = "ros2_ws/src"  # in the source, and in share/actrec of an installation
 _FOREVER = QosTime(9223372036, 854775807)
 
 
@@ -265,7 +265,7 @@ class BagWriter(AbstractContextManager["BagWriter", None]):
 def typestore_with(*names: str) -> Any:
     """Return a `rosbags` typestore with these message types ("sensor_msgs/msg/Image") and all their fields' types.
 
-    Definitions come from the installed packages, else from this repository, else from `rosbags`.
+    Definitions come from the sourced workspaces, else from this installation, else from `rosbags`.
 
     Raises:
         InputError: A definition is not found; the message lists the searched folders.
@@ -286,10 +286,9 @@ def typestore_with(*names: str) -> Any:
 @cache
 def _definition(name: str) -> dict[str, Any]:
     package, _, message = name.split("/")
-    folders = [
-        Path(prefix) / "share" / package for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix
-    ]
-    for folder in [*folders, _MESSAGE_SOURCES / package]:
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    folders = [*(prefix / "share" for prefix in prefixes), *installed(_MESSAGE_SOURCES)]
+    for folder in (share / package for share in folders):
         file = folder / "msg" / f"{message}.msg"
         if file.is_file():
             return get_types_from_msg(file.read_text(), name)
@@ -297,6 +296,6 @@ def _definition(name: str) -> dict[str, Any]:
     if name in store.fielddefs:
         return {name: store.fielddefs[name]}
     raise InputError(
-        f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {_MESSAGE_SOURCES}; "
+        f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {folders[-1]}; "
         f"source the workspace that builds {package}"
     )

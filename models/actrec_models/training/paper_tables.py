@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from actrec.inference import zoo
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec.utils.folders import installed
 
 PLACE = "models/recipes"
 FILE = "papers/tables.yaml"
@@ -183,7 +183,7 @@ def _row(entry: Mapping[str, Any]) -> Row:
 @cache
 def tables() -> dict[str, PaperTable]:
     """Return the shipped tables by `PAPER:NUMBER`."""
-    places = [place / FILE for place in zoo.installed(PLACE)]
+    places = [place / FILE for place in installed(PLACE)]
     return read(next((path for path in places if path.is_file()), places[-1]))
 
 

@@ -15,12 +15,12 @@ from torch.optim import lr_scheduler
 
 from actrec import datasets
 from actrec.features.specs import AXES, WindowSpec
-from actrec.inference import zoo
 from actrec.scene_flow import identity
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
+from actrec.utils.folders import installed
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samplers import Sampling, Validation
 from actrec_models.networks import RESERVED as NETWORK_RESERVED
@@ -33,7 +33,7 @@ def shipped() -> dict[str, Path]:
     """Return the files of the shipped recipes by name (`papers/vpn_ntu60`), recipes in subfolders last."""
     found = {
         path.relative_to(place).with_suffix("").as_posix(): path
-        for place in zoo.installed(PLACE)
+        for place in installed(PLACE)
         for path in place.rglob("*.yaml")
         if path != place / paper_tables.FILE
     }

@@ -23,6 +23,7 @@ ARGUMENTS = {
     "driver_options": 'settings of the driver: "key=value key=value"',
     "serial_no": "serial number of the camera of driver; empty: the only one",
     "camera_name": "first part of the camera's topics, with driver also of its frame; a name for each camera",
+    "camera_namespace": "as the argument of realsense2_camera, with vendor:=realsense2_camera",
     "model": "model package, by name or folder; empty: from params_file, or the node's default",
     "params_file": "ROS parameter file",
     "vendor": f"use images of this ROS driver instead of camera_node: {', '.join(sorted(topics.VENDORS))}",
@@ -40,6 +41,7 @@ ARGUMENTS = {
 DEFAULTS = {
     "autostart": "true",
     "camera_name": topics.CAMERA,
+    "camera_namespace": topics.CAMERA,
     "composed": "false",
     "remap_tf": "false",
     "respawn": AUTO,
@@ -153,17 +155,16 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
 
 
 def _launch(given: Mapping[str, str], processes: list[Process], respawn: bool, note: str = "") -> Launch:
-    if given["vendor"] and given["namespace"] and given["camera_name"] == topics.CAMERA:
-        color = dict(topics.vendor_remaps(given["vendor"]))[topics.COLOR]
+    camera = given["camera_name"], given["camera_namespace"]
+    remaps = topics.camera_remaps(given["vendor"], *camera)
+    if given["vendor"] and given["namespace"] and camera == (topics.CAMERA, topics.CAMERA):
+        color = dict(remaps)[topics.COLOR]
         shared = f"images are from {color}, outside namespace {given['namespace']}: another graph with this vendor "
         note = "; ".join(filter(None, (note, f"{shared}takes the same ones, unless it has another camera_name")))
     return Launch(
         processes,
         given["namespace"],
-        [
-            *topics.camera_remaps(given["vendor"], given["camera_name"]),
-            *(topics.TF if is_true(given, "remap_tf") else []),
-        ],
+        [*remaps, *(topics.TF if is_true(given, "remap_tf") else [])],
         ["--log-level", given["log_level"]] if given["log_level"] else [],
         respawn,
         note,
@@ -205,13 +206,15 @@ def _driver_options(given: Mapping[str, str]) -> list[str]:
         raise ConfigError(f"launch argument driver_options is {given['driver_options']!r}: {error}") from error
     driver = given["driver"]
     known = {field.name for field in fields(cameras.DRIVERS.get(driver).config_class)} if driver else set()
-    if given["serial_no"] and "serial" not in known:
+    # realsense2_camera takes '_0123' and "'0123'", so that launch does not read a number.
+    serial = given["serial_no"].strip("'\"").removeprefix("_")
+    if serial and "serial" not in known:
         raise ConfigError(
             f"launch argument serial_no needs a driver with serial numbers, but driver is '{driver}': set "
             "driver:=realsense or azure_kinect, or give the number to the vendor's driver"
         )
-    if given["serial_no"]:
-        words.append(f"serial='{given['serial_no']}'")
+    if serial:
+        words.append(f"serial='{serial}'")
     if given["camera_name"] != topics.CAMERA and "frame_id" in known and not re.search(r"\bframe_id=", str(words)):
         words.append(f"frame_id={given['camera_name']}_color_optical_frame")
     return words

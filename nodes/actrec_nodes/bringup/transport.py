@@ -26,7 +26,6 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
 
-from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import folders
 from actrec.utils.errors import ConfigError, DeviceError
@@ -106,7 +105,7 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
     """Return the variables that select the profile: none if another middleware or transport is chosen."""
     if "fastrtps" not in environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):
         return {}
-    *shares, source = zoo.installed(PROFILE)
+    *shares, source = folders.installed(PROFILE)
     path = next((str(path) for path in (source, *shares) if path.is_file()), None)
     # Not by the user, if it is ours: the process that started this one has set it.
     chosen = [value for name in OWN_CHOICE if (value := environment.get(name))]

@@ -77,19 +77,28 @@ def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
     return list(VENDORS[vendor].items())
 
 
-def camera_remaps(vendor: str, camera_name: str) -> list[tuple[str, str]]:
+def camera_remaps(vendor: str, camera_name: str, camera_namespace: str = CAMERA) -> list[tuple[str, str]]:
     """Return the remaps of the topics of one of several cameras.
 
     Args:
         vendor: Its driver, of `VENDORS`; empty for `camera_node`.
         camera_name: As the argument `camera_name` of realsense2_camera and orbbec_camera.
+        camera_namespace: As the argument of realsense2_camera; empty for none.
 
     Raises:
-        ConfigError: The driver is unknown, has no names of cameras, or the name is no part of a topic's name.
+        ConfigError: The driver is unknown, has no names or namespaces of cameras, or a name is no part of a topic's.
     """
     if re.fullmatch(r"[A-Za-z]\w*", camera_name) is None:
         raise ConfigError(f"camera_name is '{camera_name}', expected a name of letters, digits and underscores")
+    if re.fullmatch(r"([A-Za-z]\w*(/[A-Za-z]\w*)*)?", camera_namespace.strip("/")) is None:
+        raise ConfigError(f"camera_namespace is '{camera_namespace}', expected names, with a slash between two")
     remaps = vendor_remaps(vendor) if vendor else [(topic, topic) for topic in (*CAMERA_TOPICS, UP, MEASURED_UP, IMU)]
+    if camera_namespace != CAMERA:
+        default = f"/{CAMERA}/{CAMERA}/"
+        if not all(theirs.startswith(default) for _, theirs in remaps):
+            raise ConfigError("camera_namespace is only for vendor:=realsense2_camera: leave it out, or set namespace")
+        prefix = "".join(f"/{part}" for part in camera_namespace.split("/") if part)
+        remaps = [(topic, f"{prefix}/{CAMERA}/{theirs.removeprefix(default)}") for topic, theirs in remaps]
     if camera_name == CAMERA:
         return remaps if vendor else []
     if vendor and not all(f"{CAMERA}/" in theirs for _, theirs in remaps):

@@ -77,6 +77,13 @@ def test_webcam_unknown_source_raises_with_remedy(tmp_path) -> None:
         WebcamCamera().read()
 
 
+def test_webcam_without_linux_does_not_open_names_no_command_of_linux(monkeypatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(DeviceError, match=r"macOS: Privacy & Security, Camera") as raised:
+        WebcamCamera(source="987").open()
+    assert "usermod" not in str(raised.value) and "/dev/" not in str(raised.value)
+
+
 def test_webcam_server_that_never_answers_raises_after_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         source = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/stream"

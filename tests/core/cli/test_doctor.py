@@ -290,6 +290,24 @@ def test_doctor_exit_status_is_one_on_fault(
     assert "cannot run: ROS 2" in capsys.readouterr().out
 
 
+def test_doctor_installed_by_pip_without_ros_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = doctor._is_installed
+    absent = {"rclpy", "actrec_msgs", "rosbags"}
+    monkeypatch.setattr(doctor, "_is_installed", lambda module: module not in absent and installed(module))
+    checks = [doctor.check_ros(), doctor.check_messages(), doctor.check_library("rosbags", doctor.LIVE, True)]
+    assert {finding.state for finding in checks} == {"fault"}, "a clone can have the graph"
+    monkeypatch.setattr(doctor.folders, "__file__", str(tmp_path / "lib/site-packages/actrec/utils/folders.py"))
+    checks = [doctor.check_ros(), doctor.check_messages(), doctor.check_library("rosbags", doctor.LIVE, True)]
+    assert {finding.state for finding in checks} == {"gap"}
+    assert all("only for bags, and in a clone for the graph" in finding.remedy for finding in checks)
+    assert run(monkeypatch, checks) == 0
+    assert "actrec label can run; the graph needs ROS 2. 3 gaps are optional." in capsys.readouterr().out
+    assert run(monkeypatch, checks, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["can_run"] is False
+
+
 def test_doctor_json_lists_states(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, [GOOD, GAP], "--json") == 0
     report = json.loads(capsys.readouterr().out)

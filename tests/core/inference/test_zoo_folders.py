@@ -8,6 +8,7 @@ import pytest
 
 from actrec.inference import package, zoo
 from actrec.inference.tensorrt.cache import EngineCache
+from actrec.utils import folders
 from actrec.utils.errors import DeviceError, PackageError
 from tests.tiny_model import write_tiny
 
@@ -53,7 +54,7 @@ def test_find_without_home_finds_shipped_packages(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("library", ["lib/python3.10/site-packages", "lib64/python3.12/dist-packages"])
 def test_installed_finds_other_pip_prefixes(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packages from `pip install --user`, `--prefix` and Debian's pip are found."""
-    monkeypatch.setattr(zoo, "__file__", str(tmp_path / library / "actrec/inference/zoo.py"))
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / library / "actrec/utils/folders.py"))
     assert tmp_path / "share/actrec/models/zoo" in zoo.folders()
 
 

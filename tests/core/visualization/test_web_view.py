@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
+from actrec.cli import view as view_command
 from actrec.features.clips import example_clip
 from actrec.recognition import ActionEvent
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import DeviceError
 from actrec.visualization.overlay import Caption
-from actrec.visualization.snapshots import Snapshot
+from actrec.visualization.snapshots import LiveView, Snapshot
 from actrec.visualization.web import WebView, state
 from actrec.visualization.web.explanation_images import ExplanationImages
 from tests.tiny_model import FRAMES, write_tiny
@@ -231,9 +232,37 @@ def test_view_command_serves_a_camera_and_ends(capsys, monkeypatch):
     assert not output.err.startswith("0 ")
 
 
+class Shown(LiveView):
+    """A view that records its calls."""
+
+    def __init__(self):
+        self.snapshots, self.labels, self.events = [], [], []
+
+    def show(self, snapshot):
+        self.snapshots.append(snapshot)
+
+    def label(self, stamp_ns, body_id, caption, latency_s, model):
+        self.labels.append((body_id, caption.label, model))
+
+    def event(self, event):
+        self.events.append((event.kind, event.label))
+
+
+def test_view_command_driver_shows_labels_and_events_without_a_graph(monkeypatch):
+    shown = Shown()
+    monkeypatch.setattr(view_command, "_open", lambda _: shown)
+    settings = ("actions=[wave]", "width=320", "height=240", "fps=8", "duration=9", "realtime=false")
+    options = [word for setting in settings for word in ("--driver-option", setting)]
+    assert main(["view", "--web", "--driver", "simulated", "--model", "joint_tcn_open", *options]) == 0
+    assert len(shown.snapshots) > 60 and len(shown.snapshots[-1].bodies) == 1
+    assert ("body_1", "wave", "joint_tcn_open") in shown.labels
+    assert ("began", "wave") in shown.events
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--web", "--model", "joint_tcn_open"], "--model needs --driver: a running graph has its own model"),
         (["--web", "--out", "x.rrd"], "--web excludes --out and --connect"),
         (["--port", "8000"], "--host and --port need --web"),
         (["--explain", "why"], "--explain needs --web"),
