@@ -357,7 +357,7 @@ def simulated(arguments: Sequence[str]) -> dict[str, Any]:
     """Run the benchmark `simulated-nucla`."""
     parser = nucla_parser("simulated-nucla", "From pixels to label, with the truth known.")
     parser.add_argument("--per-class", type=count, default=4, metavar="N", help="sequences a class (default: 4)")
-    parser.add_argument("--everyday", type=count, metavar="N", help="instead: N clips of test people of each set of "
+    parser.add_argument("--everyday", type=count, metavar="N", help="instead: N clips of the test part of each set of "
                         "the everyday actions, in --data")  # fmt: skip
     parser.add_argument("--fps", type=amount, default=15.0, help="frame rate of the camera (default: 15)")
     parser.add_argument("--cpu-precision", choices=("fp32", "int8"), default="fp32",

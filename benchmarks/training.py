@@ -41,6 +41,7 @@ from actrec_models.data.batches import BatchFeatures, BatchSamples, collate, has
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
+from actrec_models.evaluation import elsewhere
 from actrec_models.finetune import fine_tuning
 from actrec_models.finetune.fine_tuning import TeachConfig
 from actrec_models.training import provenance, recipe
@@ -441,6 +442,9 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
     UTD-MHAD's odd subjects are written as a user's folder. The package is scored on all clips of the even subjects: the
     five actions, and as `unknown` the other 22. With `--unknown N`, N clips each of every second of the other actions
     are labeled `unknown`; clips of the rest are new to the package.
+
+    The taught clips are in the training of `joint_tcn_everyday`, the `new` actions as `unknown`. For bases that never
+    saw UTD-MHAD, as `joint_tcn_open` or a network of split leave_one_set_out, give --from.
     """
     parser = Parser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
@@ -474,7 +478,9 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
             write_folder(folder, train, actions, shown)
             lesson = fine_tuning.teach(folder, settings, threads=args.threads)
             written = fine_tuning.write(lesson, Path(scratch) / "taught", "actrec bench teach", settings.seed)
-            row = {"base": base, "set": name, "clips": int(clips), "minutes allowed": float(minutes), "load": load}
+            is_trained = "utd_mhad" in elsewhere.trained_sets(lesson.base)
+            row = {"base": base, "base trained on UTD-MHAD": is_trained, "set": name, "clips": int(clips),
+                   "minutes allowed": float(minutes), "load": load}  # fmt: skip
             found = scores(inference.load(written.path), test, shown)
             rows.append({**row, **found, **_lesson(lesson, found["accuracy"])})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

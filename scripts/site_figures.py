@@ -144,7 +144,7 @@ LIVE_COLUMNS = {
     "frame to label, p95": "p95, ms", "cores used": "cores", "memory (PSS)": "memory, MB",
 }  # fmt: skip
 EVENTS = {
-    f"events, joint_tcn_everyday, test people of {name}": name
+    f"events, joint_tcn_everyday, test part of {name}": name
     for name in ("six sets, joined", "UTD-MHAD", "KARD", "HDM05", "Bandai-Namco", "Kinder-Gator", "N-UCLA", "CAD-60")
 }
 EVENT_COLUMNS = {
@@ -285,7 +285,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "packages": package_table,
     "everyday": everyday_table,
     "live": lambda: select("pipeline", LIVE, LIVE_COLUMNS, "graph"),
-    "events": lambda: select("accuracy", EVENTS, EVENT_COLUMNS, "test people of"),
+    "events": lambda: select("accuracy", EVENTS, EVENT_COLUMNS, "test part of"),
     "faults": lambda: select("faults", FAULTS, FAULT_COLUMNS, "fault"),
     "networks": network_table,
     "mounting": mounting_table,

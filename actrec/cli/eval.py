@@ -39,7 +39,7 @@ Example:
 Several models without --fuse, --seeds or --folds are compared; models that differ only by their seed get the mean and
 spread as well. Unreadable clips are refused by name; --skip-unreadable counts them as wrong.
 
---stream scores events and labels on continuous recordings (skeleton files). The folder's labels.csv has one line for
+--stream scores events and labels on continuous recordings of any kind. The folder's labels.csv has one line for
 each action: recording,label,start_s,end_s (and body, if several people are in view); or .npz files hold their labels.
 A recording without any action has the line recording,unknown.
 """

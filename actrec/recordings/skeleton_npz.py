@@ -86,7 +86,8 @@ def read_skeleton_npz(path: str | Path, fps: float = 0.0) -> SkeletonSequence:
     pixels = np.full((*joints.shape[:-1], 2), np.nan, np.float32)
     ids = _body_ids(path, arrays.get("body_ids"), len(joints))
     labels = _labels(path, arrays, ids, stamps_ns)
-    background = () if labels is None else _background(labels, stamps_ns, np.isfinite(joints).any(axis=(0, 2, 3)))
+    shown = np.isfinite(joints).any(axis=(2, 3))
+    background = () if labels is None else _background(labels, ids, stamps_ns, shown)
     meta: dict[str, Any] = {"format": "npz", "labels": labels, "background": background}
     return SkeletonSequence(path.stem, stamps_ns, joints, scores, pixels, ids, meta=meta, up=up, layout=target)
 
@@ -409,27 +410,33 @@ def _check_spans(path: Path, clips: list[LabeledClip], stamps_ns: np.ndarray) ->
                 )
 
 
-def _background(labels: tuple[LabeledClip, ...], stamps_ns: np.ndarray, shown: np.ndarray) -> tuple[LabeledClip, ...]:
-    """Return the time without a label in pieces of 1 to 5 s, labeled `unknown`, in which someone is in view.
+def _background(
+    labels: tuple[LabeledClip, ...], ids: tuple[str, ...], stamps_ns: np.ndarray, shown: np.ndarray
+) -> tuple[LabeledClip, ...]:
+    """Return the time without a label, while its body is in view, in pieces of 1 to 5 s labeled `unknown`.
+
+    Each body that labels name has its own, so that a clip shows one person. Without such a body, a piece between labels
+    of two people is ignored: it may show either.
 
     Args:
         labels: In order of their starts.
+        ids: [M] of the bodies.
         stamps_ns: [T].
-        shown: [T] whether a body is in view.
+        shown: [M, T] whether a body is in view.
     """
     least, most = BACKGROUND_S
-    times = (stamps_ns - stamps_ns[0]) / NANOSECONDS
-    people = {clip.person for clip in labels}
-    person = people.pop() if len(people) == 1 else ""
-    pieces, free_s = [], 0.0
-    for start_s, end_s in [*((clip.start_s, clip.end_s) for clip in labels), (float(times[-1]), math.inf)]:
-        if (gap := start_s - free_s) >= least:
-            edges = np.linspace(free_s, start_s, math.ceil(gap / most) + 1)
-            pieces += [(float(a), float(b)) for a, b in itertools.pairwise(edges)]
-        free_s = max(free_s, end_s)
-    name = labels[0].recording if labels else ""
-    return tuple(
-        LabeledClip(name, UNKNOWN, round(a, 3), round(b, 3), person)
-        for a, b in pieces
-        if 2 * shown[inside := (times >= a) & (times <= b)].sum() >= max(inside.sum(), 1)
-    )
+    times, pieces, name = (stamps_ns - stamps_ns[0]) / NANOSECONDS, [], labels[0].recording if labels else ""
+    for body in dict.fromkeys(clip.body for clip in labels if clip.body) or [""]:
+        seen: np.ndarray = shown[ids.index(body)] if body else np.any(shown, axis=0)
+        own, free_s = [clip for clip in labels if clip.body in ("", body)], 0.0
+        for before, after in itertools.pairwise([None, *own, None]):
+            start_s = after.start_s if after else float(times[-1])
+            people = {clip.person for clip in (before, after) if clip}
+            if (gap := start_s - free_s) >= least and ("" in people or len(people) < 2):
+                person = "" if "" in people or not people else people.pop()
+                for a, b in itertools.pairwise(np.linspace(free_s, start_s, math.ceil(gap / most) + 1).tolist()):
+                    inside = (times >= a) & (times <= b)
+                    if 2 * seen[inside].sum() >= max(inside.sum(), 1):
+                        pieces.append(LabeledClip(name, UNKNOWN, round(a, 3), round(b, 3), person, body))
+            free_s = after.end_s if after else free_s
+    return tuple(pieces)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import BatchSampler, Sampler
 
+from actrec.datasets import DATASETS
 from actrec.datasets.base import ClipDataset
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
@@ -47,9 +48,10 @@ class Sampling:
 
         The m clips of a class in a set share the weight min(m, 150)^0.4. Thus a class of several sets is drawn more
         often than a class of one, which a network would else find in every recording from a similar sensor.
+        A factor on a dataset without a clip here has no effect: a split leaves sets out, and not everyone has all.
 
         Raises:
-            ConfigError: A clip has no set, a factor is invalid or for a set that no clip is of, or no clip is drawn.
+            ConfigError: A clip has no set, a factor is invalid or for an unknown set, or no clip is drawn.
         """
         if self.balance != "sets":
             if self.set_weights:
@@ -62,7 +64,7 @@ class Sampling:
             )
         names = [str(meta[self.balance_by]) for meta in metas]
         factors = {str(name): factor for name, factor in self.set_weights.items()}
-        if absent := sorted(set(factors) - set(names)):
+        if absent := sorted(set(factors) - {*names, *DATASETS.names()}):
             raise ConfigError(f"set_weights names {absent[0]}; the clips are of {', '.join(sorted(set(names)))}")
         if bad := [name for name, factor in factors.items() if not isinstance(factor, (int, float)) or not factor >= 0]:
             raise ConfigError(f"set_weights of {bad[0]} is {factors[bad[0]]!r}, expected a number of 0 or more")

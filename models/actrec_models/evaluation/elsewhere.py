@@ -37,9 +37,9 @@ class Share:
 
     Attributes:
         name: One of `everyday.SETS` or `everyday.FINAL_SETS`.
-        key: Metadata of an item with its part ("own" or "person"); only one part is scored. Empty for all people.
+        key: Metadata of an item with its part ("own" or "person"); only one part is scored. Empty for all clips.
         part: That part.
-        is_trained: Whether the other people of the dataset trained the model.
+        is_trained: Whether the other part of the dataset trained the model.
     """
 
     name: str
@@ -67,10 +67,9 @@ def measure(model: Model, data_root: str, options: Mapping[str, Any], progress: 
     figures = {"model": model.name, "package": package.provenance.onnx_sha256, "sets": []}
     if (layout := body_layout(package)) != CANONICAL:
         return {**figures, "note": f"not measured: no other dataset of {layout} is available"}
-    rows = [
-        _measure(model.session, share, data_root, {**options, "sets": [share.name]}, progress)
-        for share in shares(package, data_root, options.get("sets") or [])
-    ]
+    if not (found := shares(package, data_root, options.get("sets") or [])):
+        return {**figures, "note": "not measured: all clips of these sets may have trained the model"}
+    rows = [_measure(model.session, share, data_root, {**options, "sets": [share.name]}, progress) for share in found]
     return {**figures, "sets": rows}
 
 
@@ -85,30 +84,31 @@ def shares(package: ModelPackage, data_root: str, sets: Sequence[str]) -> list[S
     present = [name for name in sets or SETS if Path(datasets.folder(data_root, name)).is_dir()]
     if missing := sorted(set(sets) - set(present)) or ([] if present else list(SETS)):
         raise DeviceError(f"'{data_root}' holds no folder of {', '.join(missing)}; check --data")
-    trained = _trained_sets(package)
+    trained = trained_sets(package)
     found = []
     for name in present:
         if name not in trained:
             is_used = f" {name} " in package.rejection.calibrated_on
             found.append(Share(name, "own" if is_used else ""))
-        elif package.provenance.dataset == "everyday" and trained[name]:
+        elif trained[name]:
             found.append(Share(name, trained[name], is_trained=True))
     return found
 
 
-def _trained_sets(package: ModelPackage) -> dict[str, str]:
-    """Return the sets that a model or its initial network was trained on, with the split of their people, or ""."""
-    known = package.provenance
-    own = provenance.training(known.dataset, known.split, known.settings.get("dataset_options", {}))
+def trained_sets(package: ModelPackage) -> dict[str, str]:
+    """Return the sets that a model or its initial network was trained on, with the split of `everyday` that tests.
+
+    The split is "" if no clip of the set is surely new to the model.
+    """
     found: dict[str, str] = {}
-    for training in [*known.figures.get(provenance.INITIAL_TRAININGS, ()), own]:
-        options = training.get("options", {})
-        if training["dataset"] != "everyday":
-            found.setdefault(training["dataset"], "")
-            continue
-        left_out = SETS[int(options.get("fold", 1)) - 1] if training["split"] == "leave_one_set_out" else ""
-        names = [name for name in options.get("sets") or SETS if name != left_out]
-        found |= dict.fromkeys(names, "" if left_out else training["split"])
+    for training in provenance.trainings(package.provenance):
+        names, split, options = [training["dataset"]], "", training.get("options", {})
+        if training["dataset"] == "everyday":
+            names, split = options.get("sets") or list(SETS), training["split"]
+        if split == "leave_one_set_out":
+            left_out, split = SETS[int(options.get("fold", 1)) - 1], ""
+            names = [name for name in names if name != left_out]
+        found |= {name: split if found.get(name, split) == split else "" for name in names}
     return found
 
 
@@ -124,6 +124,12 @@ def left_out(package: ModelPackage, data_root: str) -> list[Share]:
             f"{package.name} was trained on every set in '{data_root}': it has no set to choose thresholds on"
         )
     return [Share(share.name, "own", "train") for share in shares_]
+
+
+def other_epochs(packages: Sequence[ModelPackage], base: ModelPackage) -> str:
+    """Return " of 12 epochs" if packages were trained for other epochs than `base`; else an empty text."""
+    epochs = sorted({package.provenance.epochs for package in packages})
+    return "" if epochs == [base.provenance.epochs] else f" of {' and '.join(map(str, epochs))} epochs"
 
 
 def shared_clips(data_root: str, share: Share, options: Mapping[str, Any]) -> tuple[SourceDataset, np.ndarray]:
@@ -156,7 +162,7 @@ def _measure(
     return {
         "set": share.name,
         "trained": share.is_trained,
-        "people": "test" if share.key else "all",
+        "split": share.key,
         "clips": int(is_known.sum()),
         "top1": part(is_right),
         "right": part(is_right & is_accepted),
@@ -223,6 +229,9 @@ def play_all(session: Session, recordings: Sequence[ActionStream], progress: boo
 KEY, HEADING = "elsewhere", "On other datasets"
 """Key in a package's figures, and heading of the card."""
 
+_SAME_PEOPLE = {"nucla": "another view", "bandai_namco": "other styles"}
+"""Test parts by split "own" that show the people of the training."""
+
 
 def section(figures: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return a section in Markdown on what `measure` returned for a package called `name`, and others of its recipe.
@@ -235,17 +244,23 @@ def section(figures: Sequence[Mapping[str, Any]], name: str) -> str:
         return "\n".join([*lines, "; ".join(dict.fromkeys(each["note"] for each in figures)), ""])
     lines += [
         "Labels are compared as classes of `everyday`. Before rejection, and as published: right, `unknown` and wrong",
-        "labels of clips of the model's actions; labeled ones of others; false events a minute of clips joined.",
+        "labels of clips of the model's actions; labeled ones of others; events of clips joined.",
         "",
-        "| set | clips | before, % | right / unknown / wrong, % | other clips | labeled, % | false events a minute |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| set | clips | before, % | right / unknown / wrong, % | other clips | labeled, % | events found, % | "
+        "false events a minute |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        who = " (test people)" if row["trained"] else f" ({row['by']})" if row["by"] != name else ""
+        who = row["by"] if row["by"] != name else ""
+        if row["trained"]:
+            is_own = row.get("split", "own") == "own"  # older figures are all of it
+            who = _SAME_PEOPLE.get(row["set"] if is_own else "", "test people")
+        shown = f"{row['set']} ({who})" if who else row["set"]
         published = " / ".join(_percent(row[key]) for key in ("right", "unknown", "wrong"))
-        events = row["false_events_per_minute"]
-        cells = [f"{row['set']}{who}", row["clips"], _percent(row["top1"]), published, row["other_clips"],
-                 _percent(row["others_labeled"]), "-" if events is None else f"{events:.1f}"]  # fmt: skip
+        false = row["false_events_per_minute"]
+        cells = [shown, row["clips"], _percent(row["top1"]), published, row["other_clips"],
+                 _percent(row["others_labeled"]), _percent(row["found_share"]),
+                 "-" if false is None else f"{false:.1f}"]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from actrec import features
 from actrec.inference.session import Session, body_layout
-from actrec.perception.recorded_joints import read_skeleton_file
+from actrec.perception.recorded_joints import read_bodies
 from actrec.recognition import ActionEvent, ActionPrediction, ActionRecognizer
 from actrec.recognition.events import BEGAN
 from actrec.recognition.tracks import STREAM_NAMES
@@ -88,14 +88,14 @@ def open_streams(
     """Return the recordings of a folder whose actions are labeled, each with its actions.
 
     Args:
-        folder: Holds the recordings (skeleton files). Their actions are in `labels.csv`, or in the files themselves
-            (`actrec.recordings.skeleton_npz`).
+        folder: Holds the recordings, of any kind (`read_bodies`). Their actions are in `labels.csv`, or in skeleton
+            files themselves (`actrec.recordings.skeleton_npz`).
         labels: The labels file; None for the folder's own. Then files that are not listed are ignored.
         config: Settings for recordings without this information, such as `fps`.
 
     Raises:
         DeviceError: A file is missing.
-        InputError: A recording has no skeletons, or the labels file is invalid or empty.
+        InputError: A recording shows no person or holds hands, or the labels file is invalid or empty.
     """
     config, path = config or RecordingConfig(), Path(labels) if labels else Path(folder) / LABELS_FILE
     own = own_labels(Path(folder), config.fps) if not labels and Path(folder).is_dir() else {}
@@ -109,9 +109,17 @@ def open_streams(
     if not actions:
         raise InputError(f"'{path}' labels no recording: give each action a line with recording, label, start_s, end_s")
     return [
-        ActionStream(read_skeleton_file(Path(folder) / recording, config), tuple(clips))
-        for recording, clips in actions.items()
+        ActionStream(_bodies(Path(folder) / recording, config), tuple(clips)) for recording, clips in actions.items()
     ]
+
+
+def _bodies(path: Path, config: RecordingConfig) -> SkeletonSequence:
+    sequence = read_bodies(path, config)
+    if sequence.layout in HANDS:
+        raise InputError(
+            f"'{path}' holds hands ({sequence.layout}), but events are of bodies: give recordings of people"
+        )
+    return sequence
 
 
 def play(

@@ -79,7 +79,8 @@ def left_out(sessions: Sequence[Session], base: ModelPackage, data_root: str) ->
             recordings = elsewhere.recordings(data_root, share, {}, people=0, minutes=LEFT_OUT_MINUTES)
             played += play(session, recordings)
             names.append(share.name)
-    return Material(played, f"people of {', '.join(names)}, each left out of training")
+    epochs = elsewhere.other_epochs([session.package for session in sessions], base)
+    return Material(played, f"people of {', '.join(names)}, each left out of training{epochs}")
 
 
 def training_streams(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> list[ActionStream]:

@@ -189,7 +189,7 @@ def with_evaluation(
         chosen = dataclasses.replace(draft.rejection, calibrated_on=f"not calibrated: {obstacle}")
     else:
         if left_out:
-            fitted, described = rejection.calibrate_left_out(left_out, roots[0])
+            fitted, described = rejection.calibrate_left_out(left_out, draft, roots[0])
         else:
             fitted, described = rejection.calibrate(recipe, session, *roots)
         chosen = fitted.for_package(described)

@@ -215,8 +215,10 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
     )
 
 
-def calibrate_left_out(sessions: Sequence[Session], data_root: str) -> tuple[CalibratedRejection, str]:
-    """Choose the rejection on the training people of sets that networks of one recipe were trained without.
+def calibrate_left_out(
+    sessions: Sequence[Session], base: package.ModelPackage, data_root: str
+) -> tuple[CalibratedRejection, str]:
+    """Choose the rejection of `base` on the training people of sets that networks of its recipe were trained without.
 
     Clips of people, sensors and rooms that are new to a network get lower and less certain scores than its own training
     clips. Labels that are wrong are to be rejected too. Each set counts the same. Also return a description.
@@ -237,11 +239,12 @@ def calibrate_left_out(sessions: Sequence[Session], data_root: str) -> tuple[Cal
     logits, classes = (
         np.concatenate([part[which][chosen] for part, chosen in zip(parts, drawn, strict=True)]) for which in (0, 1)
     )
-    known = classes >= 0
+    known, epochs = classes >= 0, elsewhere.other_epochs([session.package for session in sessions], base)
     chosen = choose(logits[known], classes[known], logits[~known], LEAST_KEPT, wrong_rejected=True)
     return chosen, (
-        f"training people of {' and '.join(names)} by networks trained without the set ({chosen.known_kept:.1%} of "
-        f"right labels kept, {chosen.unknown_rejected:.1%} of wrong ones and other actions rejected)"
+        f"training people of {' and '.join(names)} by networks{epochs} trained without the set "
+        f"({chosen.known_kept:.1%} of right labels kept, {chosen.unknown_rejected:.1%} of wrong ones and other "
+        "actions rejected)"
     )
 
 

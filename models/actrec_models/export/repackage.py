@@ -26,6 +26,11 @@ INT8_CLIPS = 200  # clips that the ranges of int8 are computed of
 INT8_HELD_OUT = 100  # other clips, on which int8 is compared with float32
 INT8_LEAST_CLIPS = 20
 
+_FREE_SETTINGS = (
+    "commands", "split", "epochs", "seed", "rendered", "unknown_dataset", "unknown_options", "unknown_exclude",
+)  # fmt: skip
+"""Fields of a recipe in which networks for a calibration may differ; `rendered` is a path."""
+
 Inputs = dict[str, np.ndarray]
 
 
@@ -137,10 +142,11 @@ def choose_events(
         raise PackageError(f"{base.name} does not store its training's recipe: export or teach it again")
     recipe, session = config.build(Recipe, base.provenance.settings), inference.load(base.path, exporter.REFERENCE)
     streams.check_model(session)
+    without = _load_left_out(left_out, base)
     recordings = event_thresholds.training_streams(recipe, base.labels, data_root, root)
     motions = event_thresholds.motions(recordings, base.labels)
-    if left_out:
-        material = event_thresholds.left_out(_load_left_out(left_out, base), base, data_root)
+    if without:
+        material = event_thresholds.left_out(without, base, data_root)
     else:
         played = event_thresholds.play(session, recordings)
         material = event_thresholds.Material(played, "people of the training part")
@@ -152,11 +158,28 @@ def choose_events(
 
 
 def _load_left_out(sources: Sequence[str | Path], base: ModelPackage) -> list[inference.Session]:
-    """Load packages of the recipe of `base` that were trained without a set; raise ConfigError for other labels."""
+    """Load packages of the recipe of `base` that were trained without a set; raise ConfigError for another recipe.
+
+    Their epochs may differ; the description of the choice then names them.
+    """
     sessions = [inference.load(zoo.find(source).path, exporter.REFERENCE) for source in sources]
-    if other := next((each.package.name for each in sessions if each.package.labels != base.labels), ""):
-        raise ConfigError(f"{other} has other labels than {base.name}: give networks of its recipe")
+    for found in (session.package for session in sessions):
+        other = [] if found.labels == base.labels else ["labels"]
+        if other := other or _differing_settings(found, base):
+            raise ConfigError(
+                f"{found.name} has other {', '.join(other)} than {base.name}: give networks of its recipe"
+            )
     return sessions
+
+
+def _differing_settings(found: ModelPackage, base: ModelPackage) -> list[str]:
+    """Return the fields in which two packages' recipes differ, beside the fold and `_FREE_SETTINGS`."""
+    if not base.provenance.settings:
+        return []
+    ours, theirs = (config.build(Recipe, each.provenance.settings).as_dict() for each in (base, found))
+    for settings in (ours, theirs):
+        settings["dataset_options"] = {**settings["dataset_options"], "fold": 0}
+    return [name for name in ours if name not in _FREE_SETTINGS and ours[name] != theirs[name]]
 
 
 def _lasting_figures(base: ModelPackage) -> dict[str, Any]:

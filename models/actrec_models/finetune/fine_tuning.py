@@ -242,6 +242,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
             "taught_from_onnx_sha256": base.provenance.onnx_sha256,
             "evaluated_by": result.folds.description,
             **_training_recordings(result),
+            **provenance.as_figures(provenance.trainings(base.provenance)),
             "clips_per_class": figures["clips_per_class"],
             "procedure": result.procedure,
             "accuracy_interval": figures["accuracy_interval"],

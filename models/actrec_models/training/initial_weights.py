@@ -114,8 +114,7 @@ def read(path: Path) -> WeightFile:
     if path.is_dir():
         described = package.load(path, verify=False)
         trained = described.provenance
-        own = provenance.training(trained.dataset, trained.split, trained.settings.get("dataset_options", {}))
-        trainings = (*trained.figures.get(provenance.INITIAL_TRAININGS, ()), own)
+        trainings = tuple(provenance.trainings(trained))
         tensors = read(package_weights(described)).tensors
         recordings = tuple(trained.figures.get("recordings", ()))
         return WeightFile(path, tensors, described.family, len(described.labels), recordings, trainings)

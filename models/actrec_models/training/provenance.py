@@ -45,6 +45,12 @@ def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, 
     return {"dataset": dataset, "split": split, "options": dict(options)}
 
 
+def trainings(trained: Provenance) -> list[dict[str, Any]]:
+    """Return each training of a package's network: of its initial weights, and its own."""
+    own = training(trained.dataset, trained.split, trained.settings.get("dataset_options", {}))
+    return [*trained.figures.get(INITIAL_TRAININGS, ()), own]
+
+
 def as_figures(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the distinct trainings as a figure of a package; empty if there are none."""
     found: list[dict[str, Any]] = []

@@ -124,6 +124,29 @@ def test_read_labels_in_order_and_background_between(write, person):
     assert read_skeleton_npz(write(labels="wave")).meta["background"] == ()
 
 
+def test_read_background_of_two_people_names_body_and_person(write, person):
+    pair = np.stack([person, person + np.array([1, 0, 0])])
+    spans = {"labels": ["wave", "clap"], "start_s": [0.0, 1.5], "end_s": [1.5, 3.0], "person": ["anna", "ben"]}
+    for ids in (None, ["left", "right"]):
+        first, second = ids or ("body_1", "body_2")
+        meta = read_skeleton_npz(write(positions=pair, body_ids=ids, body=[first, second], **spans)).meta
+        background = [(c.label, c.start_s, round(c.end_s, 1), c.person, c.body) for c in meta["background"]]
+        assert background == [("unknown", 1.5, 3.0, "anna", first), ("unknown", 0.0, 1.5, "ben", second)]
+
+
+def test_read_background_between_labels_of_two_people_is_ignored(write, person):
+    spans = {"labels": ["wave", "clap"], "start_s": [1.0, 5.0], "end_s": [2.0, 6.0]}
+    positions = np.tile(person, (3, 1, 1))
+    for people, expected in (
+        (["anna", "ben"], [(0.0, 1.0, "anna"), (6.0, 9.0, "ben")]),
+        ("anna", [(0.0, 1.0, "anna"), (2.0, 5.0, "anna"), (6.0, 9.0, "anna")]),
+        (None, [(0.0, 1.0, ""), (2.0, 5.0, ""), (6.0, 9.0, "")]),
+    ):
+        named = {} if people is None else {"person": people}
+        background = read_skeleton_npz(write(positions=positions, **spans, **named)).meta["background"]
+        assert [(c.start_s, round(c.end_s, 1), c.person) for c in background] == expected
+
+
 REFUSED = {
     "pixels": (lambda p: {"positions": p[..., :2]}, "pixels or other 2-D joints"),
     "axes": (lambda p: {"positions": p.swapaxes(1, 2)}, "swap the last two axes"),

@@ -36,6 +36,13 @@ def test_set_weights_scale_the_draws_of_a_set():
     assert share(none, long) == 0
 
 
+def test_set_weights_of_a_missing_dataset_have_no_effect():
+    plain, other = (
+        Sampling(balance="sets", set_weights=weights).weights(LABELS, METAS) for weights in ({}, {"cad60": 0.3})
+    )
+    np.testing.assert_array_equal(plain, other)
+
+
 def test_sets_order_depends_on_seed_and_epoch_and_numbers_repeats():
     options = {"sampling": Sampling(repeats=2, balance="sets", balance_by="subject"), "batch": 8, "metas": METAS}
     first, same, other = (EpochBatchSampler(LABELS, seed=seed, **options) for seed in (1, 1, 2))
@@ -54,7 +61,7 @@ def test_sets_order_depends_on_seed_and_epoch_and_numbers_repeats():
     ("options", "message"),
     [
         ({"balance": "sets", "balance_by": "room"}, "balance_by is 'room': every clip has set, subject"),
-        ({"balance": "sets", "set_weights": {"cad60": 1}}, "names cad60; the clips are of large, long, small"),
+        ({"balance": "sets", "set_weights": {"cad6": 1}}, "names cad6; the clips are of large, long, small"),
         ({"balance": "sets", "set_weights": {"long": -1}}, "of long is -1, expected a number of 0 or more"),
         ({"balance": "sets", "set_weights": dict.fromkeys(("large", "long", "small"), 0)}, "are 0 for all clips"),
         ({"set_weights": {"long": 1}}, "do nothing without balance: sets"),

@@ -12,6 +12,8 @@ from actrec.types import UNKNOWN
 from actrec.utils.errors import ConfigError
 from actrec_models.evaluation import elsewhere
 from actrec_models.evaluation.elsewhere import Share
+from actrec_models.evaluation.protocol import open_model
+from actrec_models.training import provenance
 
 
 def trained_on(dataset: str, split: str, **options: object) -> package.ModelPackage:
@@ -27,7 +29,7 @@ def test_class_of_maps_a_set_s_own_label():
     assert class_of("everyday", "wave") == class_of("utd_mhad", "wave") == "wave"
 
 
-def test_shares_are_sets_that_did_not_train_and_test_people_of_others(data_root):
+def test_shares_are_sets_that_did_not_train_and_test_parts_of_others(data_root):
     asked = ["nucla", "utd_mhad", "kard"]
     found = elsewhere.shares(zoo.find("deepacts_graph_nucla"), str(data_root), asked)
     assert found == [Share("utd_mhad", "own"), Share("kard")], "its threshold was chosen on people of utd_mhad"
@@ -35,6 +37,45 @@ def test_shares_are_sets_that_did_not_train_and_test_people_of_others(data_root)
     assert found == [Share("nucla"), Share("utd_mhad", "own"), Share("kard", "own", is_trained=True)]
     found = elsewhere.shares(trained_on("everyday", "leave_one_set_out", fold=3), str(data_root), asked)
     assert found == [Share("kard")]
+
+
+def test_shares_of_a_taught_package_are_as_of_its_base(data_root):
+    base = trained_on("everyday", "own")
+    figures = {"initial_trainings": provenance.trainings(base.provenance)}
+    taught = dataclasses.replace(
+        base,
+        provenance=dataclasses.replace(base.provenance, dataset="folder", split="all", settings={}, figures=figures),
+    )
+    asked = ["nucla", "kard"]
+    assert elsewhere.shares(taught, str(data_root), asked) == elsewhere.shares(base, str(data_root), asked)
+    left_out = trained_on("everyday", "leave_one_set_out", fold=3)
+    again = dataclasses.replace(left_out, provenance=dataclasses.replace(left_out.provenance, figures=figures))
+    assert elsewhere.shares(again, str(data_root), asked) == [Share("kard", "own", is_trained=True)]
+
+
+def test_trained_sets_of_shipped_bases():
+    everyday, opened = (elsewhere.trained_sets(zoo.find(name)) for name in ("joint_tcn_everyday", "joint_tcn_open"))
+    assert everyday["utd_mhad"] == "own" and set(opened) == {"hdm05"}
+
+
+def test_measure_without_a_new_set_has_a_note(data_root):
+    figures = elsewhere.measure(open_model("deepacts_graph_nucla"), str(data_root), {"sets": ["nucla"]})
+    assert figures["sets"] == []
+    assert "not measured: all clips of these sets may have trained the model" in elsewhere.text([figures])
+
+
+def test_section_names_test_parts_of_the_same_people_and_the_share_found():
+    rows = [
+        {"set": name, "trained": True, "split": split, "clips": 10, "top1": 0.9, "right": 0.8, "unknown": 0.1,
+         "wrong": 0.1, "other_clips": 0, "others_labeled": None, "found_share": 0.55, "actions": 20, "minutes": 1.0,
+         "false_events_per_minute": 1.24, "classes": {}}
+        for name, split in (("nucla", "own"), ("bandai_namco", "own"), ("kard", "own"), ("nucla", "person"))
+    ]  # fmt: skip
+    text = elsewhere.section([{"model": "mine", "sets": rows}], "mine")
+    names = ("nucla (another view)", "bandai_namco (other styles)", "kard (test people)", "nucla (test people)")
+    assert [line for line in text.splitlines() if line.endswith("| 55 | 1.2 |")] == [
+        f"| {name} | 10 | 90 | 80 / 10 / 10 | 0 | - | 55 | 1.2 |" for name in names
+    ]
 
 
 def test_shares_unknown_set_raises_config_error(data_root):

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -59,6 +60,8 @@ class Folded(Source):
 
     def part(self, entry, split):
         self.check(split)
+        if (Path(self.root) / f"no_{self.fold}").exists():
+            raise ConfigError(f"fold {self.fold} tests on a set that is not merged here")
         return "test" if entry.meta["number"] // 2 % 3 == self.fold - 1 else "train"
 
 
@@ -136,6 +139,18 @@ def test_train_folds_skips_finished_and_writes_summary(folded, tmp_path, capsys,
     (out / "summary.json").write_text('{"results": []}')
     with pytest.raises(InputError, match="is damaged"):
         repetitions.read_summary(out)
+
+
+def test_train_all_folds_skips_the_ones_that_the_data_lacks(folded, tmp_path, caplog, capsys):
+    command = ["train", str(folded), "--data", str(tmp_path), "--quiet", "--accelerator", "cpu", "--threads", "1"]
+    (tmp_path / "folded/no_2").touch()
+    out = tmp_path / "run"
+    assert main([*command, "--out", str(out), "--folds", "1,2"]) == 2  # before any training
+    assert "fold 2 tests on a set that is not merged here" in capsys.readouterr().err and not out.exists()
+    assert main([*command, "--out", str(out), "--folds", "all"]) == 0
+    assert "skipped: fold 2 tests on a set that is not merged here" in caplog.text
+    summary = repetitions.read_summary(out)
+    assert summary and [result.number for result in summary.results] == [1, 3]
 
 
 def test_train_seeds_and_wrong_numbers(folded, tmp_path, capsys):

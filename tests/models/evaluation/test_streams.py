@@ -19,9 +19,10 @@ from actrec.recordings.labels import LabeledClip, write_labels
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS
 from actrec.utils import gravity
-from actrec.utils.errors import InputError
+from actrec.utils.errors import DeviceError, InputError
 from actrec_models.data.continuous import ActionStream, join_clips, person_streams
 from actrec_models.evaluation import streams
+from tests.models import own_recordings
 from tests.tiny_model import person_at, write_tiny
 
 
@@ -170,6 +171,17 @@ def test_eval_stream_prints_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert figures["actions"] == 2 and figures["minutes"] == pytest.approx(2 * 59 / 12 / 60, abs=0.01)
     assert cli.main([*arguments[:-2], "--quiet"]) == 0
     assert "throw: " in capsys.readouterr().out
+
+
+def test_open_streams_of_a_bag_has_its_bodies_and_spans(tmp_path: Path) -> None:
+    own_recordings.write_bag(tmp_path / "monday", own_recordings.walker)
+    write_labels(tmp_path / "labels.csv", [LabeledClip("monday", "walk", 0.5, 1.5)])
+    (stream,) = streams.open_streams(tmp_path)
+    assert stream.minutes == pytest.approx(1.9 / 60) and stream.sequence.body_ids == ("body_1",)
+    assert [(each.label, each.start_s, each.end_s) for each in stream.actions] == [("walk", 0.5, 1.5)]
+    write_labels(tmp_path / "labels.csv", [LabeledClip("gone", "walk", 0.5, 1.5)])
+    with pytest.raises(DeviceError, match="gone'"):
+        streams.open_streams(tmp_path)
 
 
 def test_eval_stream_without_labels_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The user's own recordings labeled `unknown`: in stores, and in the choice of the rejection."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -129,6 +130,17 @@ def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
 
     refused("was trained on folder, split part; the recipe is of nucla", "--calibrate", *elsewhere)
     refused("joint_tcn_open has other labels than made", "--calibrate", "--left-out", "joint_tcn_open")
+    for fields, words in (
+        ({"batch": 7, "epochs": 9}, "wider has other batch than made: give networks of its recipe"),
+        ({"epochs": 9, "split": "all"}, "wider was trained on every set in"),  # accepted as of the recipe
+    ):
+        shutil.copytree(tmp_path / "made", tmp_path / "wider", dirs_exist_ok=True)
+        settings = {**described["provenance"]["settings"], **fields}
+        changed = {**described, "provenance": {**described["provenance"], "settings": settings, "dataset": "everyday"}}
+        (tmp_path / "wider/model.yaml").write_text(yaml.safe_dump(changed))
+        refused(
+            words, "--calibrate", "--left-out", str(tmp_path / "wider"), common[0], common[1], "--data", str(data_root)
+        )
     for label in ("nod", "wave", "unknown"):
         write_bag(tmp_path / "takes" / label, lambda t: [body(0.1 * t)])
     lines = [f"{label},{label},train" for label in ("nod", "wave", "unknown")]

@@ -75,7 +75,10 @@ def test_calibrate_left_out_counts_each_set_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(rejection.elsewhere, "left_out", lambda *_: [Share(name, "own", "train") for name in sizes])
     monkeypatch.setattr(rejection.elsewhere, "shared_clips", lambda _, share, options: parts[share.name])
     monkeypatch.setattr(rejection.evaluation, "score", score)
-    chosen, described = rejection.calibrate_left_out([session], "")
+    longer = dataclasses.replace(session.package.provenance, epochs=20)
+    base = dataclasses.replace(session.package, provenance=longer)
+    assert "by networks of 1 epochs trained" in rejection.calibrate_left_out([session], base, "")[1]
+    chosen, described = rejection.calibrate_left_out([session], session.package, "")
     assert chosen.known_kept >= 0.97 and chosen.unknown_rejected >= 0.97, "most of either set"
     assert "training people of kard and hdm05 by networks trained without the set" in described
 

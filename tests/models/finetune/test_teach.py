@@ -19,6 +19,7 @@ from actrec.features.specs import InputSpec
 from actrec.inference import package
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError, PackageError
+from actrec_models.evaluation import elsewhere
 from actrec_models.export import onnx_graph
 from actrec_models.finetune import fine_tuning, transfer
 from actrec_models.finetune.cross_validation import CrossValidation
@@ -26,6 +27,7 @@ from actrec_models.finetune.recordings import Recordings, make_folds, read_recor
 from actrec_models.finetune.transfer import TeachConfig
 from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER
+from actrec_models.training import initial_weights, provenance
 from benchmarks import training as benchmark
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine
@@ -210,6 +212,22 @@ def test_card_escapes_labels(tuned, tmp_path):
     assert "| Trained again by | `actrec teach 'a\\|b'` |" in card and "<b>" not in card
     rows = [line for line in card.splitlines() if line.startswith("| ")]
     assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_write_keeps_trainings_of_base(tuned, tmp_path, data_root):
+    """On a split of the same dataset they are refused, as initial weights and in an evaluation."""
+    fine_tuning.write(tuned, tmp_path / "taught", "actrec teach", 1)
+    weights = initial_weights.read(tmp_path / "taught")
+    base = tuned.base.provenance
+    assert [(each["dataset"], each["split"]) for each in weights.trainings] == [
+        (base.dataset, base.split),
+        ("folder", "all"),
+    ]
+    with pytest.raises(ConfigError, match="was trained on split 'own' of everyday, not 'person'"):
+        provenance.check("taught", weights.trainings, "everyday", "person", {})
+    taught = package.load(tmp_path / "taught")
+    assert elsewhere.shares(taught, str(data_root), ["kard"]) == [elsewhere.Share("kard", "own", is_trained=True)]
 
 
 @pytest.mark.usefixtures("unchecked")
