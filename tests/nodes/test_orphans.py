@@ -70,11 +70,17 @@ def test_remove_orphans_keeps_the_memory_in_use(tmp_path: Path) -> None:
             (tmp_path / path).touch()
             os.utime(tmp_path / path, (0, 0))
     (tmp_path / "fastrtps_port7415_el").touch()  # just made
+    (tmp_path / "fastrtps_port7417").touch()
+    (tmp_path / "fastrtps_port7419").write_bytes(b"memory")
+    for name in ("fastrtps_port7419", "fastrtps_port7421"):
+        with (tmp_path / name).open("ab"):  # 7421 is of a process that died as it made it
+            os.utime(tmp_path / name, (0, 0))
     with (tmp_path / "fastrtps_port7413_el").open() as used:
         fcntl.flock(used, fcntl.LOCK_SH)
         transport.remove_orphans(tmp_path)
     kept = {"fastrtps_port7413", "another"}
-    assert {p.name for p in tmp_path.iterdir()} - {"fastrtps_port7415_el"} == {
+    new = {"fastrtps_port7415_el", "fastrtps_port7417", "fastrtps_port7419"}
+    assert {p.name for p in tmp_path.iterdir()} == new | {
         path for name in kept for path in (name, f"{name}_el", f"sem.{name}_mutex")
     }
 

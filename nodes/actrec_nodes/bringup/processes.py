@@ -395,6 +395,7 @@ def spin(choose: Callable[[], tuple[NodeClass, list[str]] | None], args: Sequenc
     end_with_parent()
     try:
         wait_before_start(Path(args[0]).name)
+        transport.remove_orphans()  # under launch, no other process does
         files = parameter_files.given(args)
         for path in files:
             parameter_files.read(path)  # ROS's own messages name neither the cause nor a remedy

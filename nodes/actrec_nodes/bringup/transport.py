@@ -120,8 +120,14 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
 def remove_orphans(folder: Path = Path(FOLDER)) -> None:
     """Remove the shared memory of Fast DDS that killed processes left, as `fastdds shm clean` does.
 
-    A process that runs holds a lock on the file `…_el` or `…_sl` beside its memory.
+    A process that runs holds a lock on the file `…_el` or `…_sl` beside its memory. An empty port without one is of a
+    process that died as it made it: a process that opens it waits without end.
     """
+    for port in folder.glob("fastrtps_port*[0-9]"):
+        with contextlib.suppress(OSError):  # as below
+            is_new = time.time() - port.stat().st_mtime < SETTLE_S
+            if not port.stat().st_size and not is_new and not port.with_name(f"{port.name}_el").exists():
+                port.unlink()
     for lock in [*folder.glob("fastrtps_*_el"), *folder.glob("fastrtps_*_sl")]:
         memory = lock.with_name(lock.name[:-3])
         try:

@@ -145,7 +145,12 @@ def test_building_lock_of_another_user_is_waited_for(shared, caplog):
     with lock.open("rb") as held:
         file_lock.lock(held.fileno())
         become_another_user()
-        ended = threading.Timer(0.5, lambda: (cache.store(KEY, b"first", {}), held.close()))
+
+        def store() -> None:
+            cache.store(KEY, b"first", {})
+            held.close()
+
+        ended = threading.Timer(0.5, store)
         ended.start()
         with cache.building(KEY, waiting_s=0.1) as built:
             assert built == b"first"
