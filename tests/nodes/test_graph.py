@@ -21,7 +21,7 @@ from actrec import cameras
 from actrec.cli import main
 from actrec.cli import run as run_command
 from actrec.features.specs import InputSpec
-from actrec.inference import zoo
+from actrec.utils import folders
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph, processes, run, transport
 from actrec_nodes.bringup.monitor import GraphMonitor
@@ -480,7 +480,7 @@ def test_transport_each_process_gets_ports_of_its_own(monkeypatch: pytest.Monkey
 
 def test_transport_profile_of_a_wheel_is_in_the_python_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pip installation has neither a source tree nor a ROS prefix."""
-    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "lib/actrec/zoo.py"))
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "lib/actrec/folders.py"))
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(ConfigError, match=r"config/fastdds\.xml is not installed"):

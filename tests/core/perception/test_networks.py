@@ -55,7 +55,7 @@ def test_network_missing_or_damaged_file_is_refused(tmp_path):
 
 
 def test_networks_missing_folder_or_damaged_list_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(networks.zoo, "installed", lambda folder: [tmp_path])
+    monkeypatch.setattr(networks, "installed", lambda folder: [tmp_path])
     read = networks.files.__wrapped__  # without its cache
     with pytest.raises(PackageError, match=r"networks of perception are not installed \(.*\): install actrec again"):
         read()

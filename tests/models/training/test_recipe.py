@@ -21,9 +21,8 @@ from actrec.cli import prepare
 from actrec.datasets import DATASETS
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import example_clip
-from actrec.inference import zoo
 from actrec.types import NANOSECONDS
-from actrec.utils import config
+from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.samplers import Validation
@@ -59,8 +58,8 @@ def test_recipe_names_lists_every_file():
 
 def test_find_recipe_in_installation(tmp_path, monkeypatch):
     shutil.copytree(FOLDER, tmp_path / "share/actrec/models/recipes")
-    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "site-packages/actrec/zoo.py"))
-    monkeypatch.setattr(zoo.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "site-packages/actrec/folders.py"))
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
     assert recipe.find("sem_net_nucla") == tmp_path / "share/actrec/models/recipes/sem_net_nucla.yaml"
     shutil.rmtree(tmp_path / "share")
     with pytest.raises(ConfigError, match="known: none"):
