@@ -1,6 +1,5 @@
 """Reading of rosbag2 bags (mcap or sqlite3): messages, choice of topics, playback of skeletons."""
 
-import os
 import re
 import struct
 from abc import abstractmethod
@@ -204,8 +203,13 @@ def _name(topic: str) -> str:
 
 def _nearest(topics: list[str], played: str) -> list[str]:
     """Return the topic that shares the most namespaces with `played`; none if several do."""
-    shared = {topic: len(os.path.commonpath([topic, played])) for topic in topics}
-    best = [topic for topic in topics if shared[topic] == max(shared.values())]
+
+    def shared(topic: str) -> int:
+        pairs = zip(topic.strip("/").split("/")[:-1], played.strip("/").split("/"), strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    most = max(map(shared, topics), default=0)
+    best = [topic for topic in topics if shared(topic) == most]
     return best if len(best) == 1 else []
 
 
