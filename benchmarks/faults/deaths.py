@@ -16,7 +16,7 @@ from benchmarks.faults.service import Emulation, Service, Systemd
 NODES = ("camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node")
 LOST_S = 60.0  # labels that are not back by then are lost
 WARM_S = 15.0  # until the memory of the nodes no longer grows
-AFTER_S = 2.0  # time that a graph works between two faults; its labels are judged too
+AFTER_S = 2.0  # time that a graph works between two faults; its labels are checked too
 
 KILL_MAX_S, KILL_P95_S, GRAPH_MAX_S, STOP_MAX_S = 5.0, 3.0, 15.0, 5.0
 STOPPED_S = 10.0
@@ -77,7 +77,7 @@ def _stop(name: str, times: int) -> Outcome:
 
 
 def _strike(graph: LiveGraph, outcome: Outcome, stopped_s: float = 0.0) -> None:
-    """Kill a node, or stop it for a time; wait for its output and labels of later frames; judge all labels."""
+    """Kill a node, or stop it for a time; wait for its output and labels of later frames; check all labels."""
     name, count = outcome.subject, len(graph.monitor.labels)
     pid = graph.signal(name, signal.SIGSTOP if stopped_s else signal.SIGKILL)
     if stopped_s:

@@ -17,7 +17,7 @@ class Outcome:
         campaign, subject: Its name, and the node, topic, reader or fault.
         backs_s: Seconds until labels of new frames came again, one for each time that they did.
         lost: Times that they did not come; None if no label was waited for.
-        stale: Labels that named an action seen longer than `live_graph.STALE_S` ago; None if no labels were judged.
+        stale: Labels that named an action seen longer than `live_graph.STALE_S` ago; None if no labels were checked.
         oldest_s: Age of the oldest label when it was published, s; NaN without labels.
         growth_mb: Growth of the memory, 10^6 bytes; None if it was not measured.
         peak_mb: Most memory that one file took while it was read, likewise.

@@ -131,7 +131,7 @@ def test_outcome_states_missed_lines() -> None:
     assert (row["back p50, s"], row["back max, s"], row["stale labels"], row["oldest label, s"]) == (2.0, 6.0, 1, 4.0)
 
 
-def test_outcome_has_only_what_was_measured() -> None:
+def test_outcome_without_labels_has_no_figures_of_labels() -> None:
     outcome = Outcome("files", "labels", 2000)
     outcome.check()
     assert (outcome.faults, outcome.measurements()) == ([], [])
@@ -145,12 +145,12 @@ def test_outcome_has_only_what_was_measured() -> None:
 def test_label_is_answer_only_of_a_person_with_inputs_and_a_window() -> None:
     label = Label(0, 0, 0, "body_1", "unknown", -1)
     assert label.is_answer
-    assert not label._replace(body_id="").is_answer  # nobody is in view
+    assert not label._replace(body_id="").is_answer  # an empty scene
     assert not label._replace(reason="no skeletons").is_answer
     assert not label._replace(window_s=0.3).is_answer
 
 
-def test_label_of_a_set_clock_is_judged_by_the_monitor() -> None:
+def test_label_of_a_set_clock_is_stale_by_the_time_of_receipt() -> None:
     hour = 3600 * 10**9
     label = Label(hour, 2 * hour, 3 * 10**9, "body_1", "wave", 3, frame_ns=2 * 10**9)
     assert label.is_stale and not label.timed_here().is_stale
