@@ -48,6 +48,7 @@ WATCHED = "ACTREC_WATCHED"  # environment variable: comma-separated nodes whose 
 ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
 EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
 LOST_STATUS = 75  # exit status of a process that others no longer reach, a temporary failure: it is started again
+IS_POSIX = hasattr(signal, "setitimer")
 STUCK_S = 3.0  # a process none of whose threads ran for this long is stuck: no library keeps Python's lock so long
 FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
 
@@ -195,16 +196,24 @@ def end_after(timeout_s: float) -> None:
 
 @contextlib.contextmanager
 def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
-    """End this process, as `end_after` does, if none of its threads can run Python for a time; it is started again.
+    """End this process by SIGALRM if none of its threads can run Python for a time; it is started again.
 
     A process that is killed while it holds a lock in the memory that Fast DDS shares leaves others in a call to publish
-    that never ends, with Python's lock.
+    that never ends, with Python's lock. The stacks are in the log. A signal, unlike an exit status, is no error of the
+    settings, by which a supervisor gives up the whole graph (`OWN_END`). A stop by SIGSTOP counts as stuck, too.
     """
     finished = threading.Event()
+    if IS_POSIX and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def stay() -> None:
         while not finished.wait(stuck_s / 6):
-            end_after(stuck_s)
+            if not IS_POSIX:
+                end_after(stuck_s)
+                continue
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # as in `end_after`
+                faulthandler.dump_traceback_later(stuck_s, file=sys.__stderr__ or 2)
+            signal.setitimer(signal.ITIMER_REAL, 1.1 * stuck_s)
 
     thread = threading.Thread(target=stay, name="stuck", daemon=True)
     thread.start()
@@ -214,6 +223,8 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
         finished.set()
         thread.join()
         faulthandler.cancel_dump_traceback_later()
+        if IS_POSIX:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 class Host(contextlib.AbstractContextManager["Host", None]):
