@@ -82,12 +82,13 @@ class ActionEvent:
 class Rest:
     """Motion of a person: the speed of the fastest joints, compared with their highest one shortly before.
 
-    Speeds are relative to the median joint's, so that a camera on a robot that drives or turns does not move people.
+    If all joints move alike, the camera moves, on a robot that drives or turns: speeds are then relative to the median.
     """
 
     STEP_S = 0.15  # joints of frames at least this far apart are compared, because of their noise
     FASTEST = 4  # joints whose mean speed is the person's
     SPEED, SHARE = 0.12, 0.22  # m/s, and share of the highest speed, below which the person rests
+    ALIKE = 0.15  # share of the speed, above which joints move differently from the median
     FORGET_S = 2.0  # time constant with which the highest speed decreases
 
     def __init__(self) -> None:
@@ -102,8 +103,8 @@ class Rest:
         if len(self._joints):
             moves = joints - self._joints
             moves = moves[np.isfinite(moves).all(axis=-1)]
-            steps = np.sort(np.linalg.norm(moves - middle(moves), axis=-1))[-self.FASTEST :]
-            speed = float(steps.mean()) / elapsed_s if len(steps) == self.FASTEST else math.inf
+            speed, relative = (self._fastest(each) / elapsed_s for each in (moves, moves - middle(moves)))
+            speed = relative if relative < self.ALIKE * speed else speed
             highest = self._highest * math.exp(-elapsed_s / self.FORGET_S)
             self._highest = max(highest, speed) if math.isfinite(speed) else highest
             if speed > max(self.SPEED, self.SHARE * self._highest):
@@ -111,6 +112,11 @@ class Rest:
             elif self.still_ns < 0:
                 self.still_ns = stamp_ns
         self._joints, self._stamp_ns = joints, stamp_ns
+
+    def _fastest(self, moves: np.ndarray) -> float:
+        """Return the mean distance of the farthest moves [N, 3], m; infinite if there are too few."""
+        steps = np.sort(np.linalg.norm(moves, axis=-1))[-self.FASTEST :]
+        return float(steps.mean()) if len(steps) == self.FASTEST else math.inf
 
     def lasts(self, stamp_ns: int, seconds: float) -> bool:
         """Return whether the person has rested for so long."""
