@@ -91,8 +91,11 @@ def test_health_of_a_new_watcher_is_alive_beside_a_node_that_a_client_has_deacti
     node = add(Probe)
     assert host.start([node]) is None
     node.trigger_deactivate()
-    with GraphHealth(peer, ["probe"]):
+    with GraphHealth(peer, ["probe"], owns_graph=False):
         assert "READY=1" not in receive(systemd, "WATCHDOG=1")
+    systemd.settimeout(0.5)
+    with pytest.raises(TimeoutError):  # the watcher alone has ended: launch starts it again
+        receive(systemd, "STOPPING=1")
 
 
 def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(

@@ -59,6 +59,7 @@ class GraphHealth:
         when_active: Called again and again while all nodes are active.
         hung: Called once with the name of a node that was active and answers no more. A process waits
             without end if another was killed while it held a lock in shared memory.
+        owns_graph: Whether the graph ends with this process: systemd then gets STOPPING=1, and ends the service.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class GraphHealth:
         restarted: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
         when_active: Callable[[], None] = lambda: None,
         hung: Callable[[str], None] = lambda name: None,
+        owns_graph: bool = True,
     ):
+        self._owns_graph = owns_graph
         self._asking, self._restarted, self._when_active, self._hung = asking, restarted, when_active, hung
         self._nodes: dict[str, _Asked] = {}
         self._ready, self._status = False, ""
@@ -84,7 +87,8 @@ class GraphHealth:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stopping.set()
-        notify("STOPPING=1")
+        if self._owns_graph:
+            notify("STOPPING=1")
         self._thread.join()
         for asked in self._nodes.values():
             self._asking.destroy_client(asked.client)

@@ -458,7 +458,8 @@ def _run(node: ActrecNode[Any], files: Sequence[str], host: Host) -> int:
         node.finish(LOST_STATUS)
 
     watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
-    with transport.reached(end), GraphHealth(node, watched) if watched else contextlib.nullcontext():
+    health = GraphHealth(node, watched, owns_graph=False) if watched else contextlib.nullcontext()
+    with transport.reached(end), health:
         if node.autostart and host.start(wait=wait_for_others) is not None:
             return 1
         with ending_if_stuck():

@@ -19,9 +19,7 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Environment variable by which all threads of a process share glibc's memory, unless the user has set it. Else a node
 that subscribes in other DDS participants, each of a dozen threads, because its camera hangs, takes 6 MB each time."""
 
-START_RETRY_S = (
-    5.0  # longest pause until a node that could not start tries again: its camera may be plugged in any time
-)
+START_RETRY_S = 5.0  # longest pause until a node that could not start tries again: a camera may be plugged in
 HEALTHY_S = 60.0  # after a process has lived this long, its next pause is the first again
 ATTEMPTS = 3  # starts of a process in a row that end with an error of its settings, before it is given up
 STOP_S = 15.0  # time for processes to end
