@@ -286,8 +286,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             return
         if mount is None:
             return
-        if not mount.moving:  # else TF has it (gravity_frame)
-            self._mount_up = gravity.check_up(mount.pose[2, :3])  # the z axis of the robot's frame points up (REP-103)
+        self._mount_up = mount.up  # of a mount that moves, TF has it (gravity_frame)
         images = getattr(camera.config, "frame_id", mount.child)
         if images != mount.child:
             self.warn(
