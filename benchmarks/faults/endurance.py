@@ -146,7 +146,7 @@ def _soak_recognizer(hours: float) -> Outcome:
     joints = performances(SCRIPT_S).astype(np.float32)
     recognizer = ActionRecognizer(inference.load(zoo.DEFAULT), interval_s=1.0)
     pixels, scores = np.zeros((25, 2), np.float32), np.ones(25, np.float32)
-    present = np.isfinite(joints).any(axis=(2, 3))
+    present = np.asarray(np.isfinite(joints).any(axis=(2, 3)))
     frames, people, labels, memory = round(hours * 3600 * SCRIPT_FPS), 0, 0, [0.0]
     ids, began, warm = [""] * PEOPLE, time.monotonic(), frames // 10
     for k in range(frames):
