@@ -67,6 +67,11 @@ class Camera(ABC):
         """Whether frames may have color; false for a recording of joints alone."""
         return True
 
+    @property
+    def ends(self) -> bool:
+        """Whether the frames end by themselves, so that the first ones matter as much as later ones."""
+        return not self.live
+
     def prepare(self) -> None:
         """Do slow work that needs no device, before opening."""
         return

@@ -92,6 +92,11 @@ class SimulatedCamera(Camera):
         """Intrinsics of color and depth, without distortion."""
         return self._intrinsics
 
+    @property
+    def ends(self) -> bool:
+        """Whether a duration, or a script that is not repeated, is set."""
+        return self.config.duration > 0 or bool(self.config.script and not self.config.loop)
+
     def prepare(self) -> None:
         """Compile the renderer (15 s), or load it from the cache, by a small image."""
         small = SimulatedCamera(**{**vars(self.config), "width": SMALL[0], "height": SMALL[1]})

@@ -116,6 +116,10 @@ class Monitor(Node):
         """Return the stamp of a node's last output; 0 before the first. Of labels, only `is_answer` counts."""
         return self._newest_ns.get(name, 0)
 
+    def silent(self, names: Sequence[str]) -> list[str]:
+        """Return the nodes without an output so far."""
+        return [name for name in names if not self.newest_ns(name)]
+
     def statistics(self, name: str) -> dict[str, Any]:
         """Return the last statistics of a node; empty before the first."""
         return self._statistics.get(name, {})
@@ -296,20 +300,21 @@ def running(
     kind: type[LiveGraph] = LiveGraph,
     images: bool = False,
 ) -> Iterator[LiveGraph]:
-    """Run `actrec run --processes` with these nodes and arguments, or another command; wait for the first label.
+    """Run `actrec run --processes` with these nodes and arguments, or another command; wait until all nodes work.
 
     The monitor publishes and takes small messages alone, or `images`.
 
     Raises:
-        DeviceError: No label came within `START_S`; the message has the end of the output.
+        DeviceError: A node had no output within `START_S`; the message has its name and the end of the log.
     """
     with tempfile.TemporaryDirectory() as folder, monitoring(nodes, images) as monitor:
         own = list(command) or run_command(nodes, *arguments)
         graph = kind(own, tuple(nodes), monitor, Path(folder) / "log.txt", environment or {})
         try:
             graph.start()
-            if wait and not monitor.wait_for(lambda: bool(monitor.labels), START_S):
-                raise DeviceError(f"no label came within {START_S:g} s: … {graph.text()[-500:]}")
+            if wait and not monitor.wait_for(lambda: not monitor.silent(nodes), START_S):
+                silent = ", ".join(monitor.silent(nodes))
+                raise DeviceError(f"no output of {silent} came within {START_S:g} s: … {graph.text()[-500:]}")
             yield graph
         finally:
             graph.stop()

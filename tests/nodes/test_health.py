@@ -85,6 +85,23 @@ def test_health_node_that_answers_late_does_not_hang_and_one_that_does_not_answe
         released.set()
 
 
+def test_health_follows_the_nodes_that_its_support_starts(
+    systemd: socket.socket, context: Any, host: Any, peer: Peer, add: Callable[..., Any]
+) -> None:
+    node, calls = add(Probe), []
+
+    def support(is_active: bool) -> list[str]:
+        calls.append(is_active)
+        return ["later"] if is_active and calls.count(True) == 1 else []
+
+    with GraphHealth(peer, ["probe"], support=support):
+        receive(systemd, "STATUS=waiting for probe (unconfigured)")
+        assert host.start([node]) is None
+        assert "READY=1" in receive(systemd, "STATUS=1 nodes are active")
+        receive(systemd, "STATUS=waiting for later (no answer)")
+    assert calls[0] is False and calls.count(True) == 1
+
+
 def test_health_of_a_new_watcher_is_alive_beside_a_node_that_a_client_has_deactivated(
     systemd: socket.socket, context: Any, host: Any, peer: Peer, add: Callable[..., Any]
 ) -> None:

@@ -46,10 +46,10 @@ def names(processes: list[Process]) -> list[str]:
 def test_launch_starts_each_node_in_its_own_process() -> None:
     processes = started(**EVERY)
     assert [process.executable for process in processes] == [spec.name for spec in graph.GRAPH] == names(processes)
-    # Defaults are not repeated; the camera starts after the other nodes.
+    # Defaults are not repeated; the camera starts after the nodes that labels need.
     *other_nodes, camera = processes
     assert all(process.parameters == STARTED for process in other_nodes)
-    assert camera.parameters == {**STARTED, "start_after": ",".join(names(other_nodes))}
+    assert camera.parameters == {**STARTED, "start_after": "recognizer_node,skeleton_node"}
 
 
 @pytest.mark.parametrize("by_file", [False, True])

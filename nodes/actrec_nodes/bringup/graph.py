@@ -113,10 +113,18 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
 
 
 def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] = ()) -> dict[str, str]:
-    """Return the parameter `start_after` of a node: all nodes start after `first`, the camera after all nodes."""
+    """Return the parameter `start_after` of a node: all nodes start after `first`, the camera after all of `specs`."""
     others = [other.name for other in specs if other != spec] if spec.name == "camera_node" else []
     names = [*first, *others]
     return {"start_after": ",".join(names)} if names else {}
+
+
+def later(specs: Sequence[NodeSpec], model: str, driver: Any) -> list[NodeSpec]:
+    """Return the nodes that labels do not need, so that a camera and labels need not wait for them.
+
+    None if the frames of the camera end: then all nodes take the first ones.
+    """
+    return [] if not model or (driver is not None and driver.ends) else unneeded(specs, model)
 
 
 def model_of(specs: Sequence[NodeSpec], given: str = "", arguments: Sequence[str] = ()) -> str:

@@ -54,9 +54,9 @@ class GraphHealth:
 
     Args:
         asking: Node that asks; another thread spins it.
-        names: Names of the nodes, which others may join.
+        names: Names of the nodes, which others join by `support`.
         restarted: Returns the time of the newest start of each node that was started again, monotonic seconds.
-        when_active: Called again and again while all nodes are active.
+        support: Called again and again with whether all nodes are active; it returns nodes that it has started.
         hung: Called once with the name of a node that was active and answers no more. A process waits
             without end if another was killed while it held a lock in shared memory.
         owns_graph: Whether the graph ends with this process: systemd then gets STOPPING=1, and ends the service.
@@ -67,18 +67,17 @@ class GraphHealth:
         asking: Node,
         names: Iterable[str],
         restarted: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
-        when_active: Callable[[], None] = lambda: None,
+        support: Callable[[bool], Iterable[str]] = lambda is_active: (),
         hung: Callable[[str], None] = lambda name: None,
         owns_graph: bool = True,
     ):
         self._owns_graph = owns_graph
-        self._asking, self._restarted, self._when_active, self._hung = asking, restarted, when_active, hung
+        self._asking, self._restarted, self._support, self._hung = asking, restarted, support, hung
         self._nodes: dict[str, _Asked] = {}
         self._ready, self._status = False, ""
         self._announced: dict[str, float] = {}
         self._stopping = threading.Event()
-        for name in names:
-            self._nodes[name] = _Asked(asking.create_client(GetState, f"{name}/get_state"))
+        self._follow(names)
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     def __enter__(self) -> "GraphHealth":
@@ -95,14 +94,13 @@ class GraphHealth:
 
     def inactive(self) -> list[str]:
         """Return the nodes that are not active, with their states."""
-        return [
-            f"{name} ({asked.state or 'no answer'})" for name, asked in self._nodes.items() if asked.state != "active"
-        ]
+        nodes = self._nodes.copy()
+        return [f"{name} ({asked.state or 'no answer'})" for name, asked in nodes.items() if asked.state != "active"]
 
     def silent(self) -> list[str]:
         """Return the nodes that do not answer."""
         now = time.monotonic()
-        return [name for name, asked in self._nodes.items() if now - asked.answered > ANSWER_S]
+        return [name for name, asked in self._nodes.copy().items() if now - asked.answered > ANSWER_S]
 
     def _run(self) -> None:
         period_s = min(PERIOD_S, watchdog_s() / 4)
@@ -112,8 +110,11 @@ class GraphHealth:
             self._announce()
             self._end_hung()
             self._notify()
-            if not self.inactive():
-                self._when_active()
+            self._follow(self._support(not self.inactive()))
+
+    def _follow(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._nodes[name] = _Asked(self._asking.create_client(GetState, f"{name}/get_state"))
 
     def _ask(self, asked: _Asked) -> None:
         now = time.monotonic()

@@ -134,6 +134,7 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
         specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
     spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
     specs = [spec for spec in specs if spec not in spare]
+    awaited = [spec for spec in specs if spec not in graph.later(specs, model, driver)]
     note = graph.not_started(spare, model, f"to start: {' '.join(f'{spec.switch}:=true' for spec in spare)}")
     processes = [
         Process(
@@ -144,9 +145,9 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
                 **shared,
                 **({"use_depth": False} if color_alone and spec.name in graph.OPTIONAL_DEPTH else {}),
                 **_own_parameters(given, spec.name),
-                **graph.start_after(spec, specs),
+                **graph.start_after(spec, awaited),
             },
-            # The last is active last, and is back soon after it has died.
+            # It is back soon after it has died.
             environment={WATCHED: ",".join(each.name for each in specs)} if spec == specs[-1] else {},
         )
         for spec in specs

@@ -31,6 +31,7 @@ from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
 LAST_STATISTICS_S = 2.0  # time for the last statistics of ended processes to arrive
 END_S = 30.0  # time for the graph to end
+LATER_S = 30.0  # time after which nodes that labels do not need are started though others are not active
 DEMAND_S = 0.5  # interval at which the subscribers of topics of nodes that are not started are counted
 
 
@@ -50,6 +51,7 @@ class Plan:
         standby: With `processes`: keep a process that becomes a node which has died (`Standby`).
         on_images: Called at the end with an image of each action that actors performed, by name; None for nothing.
         end_hung: With `processes`: kill a node that answers no more, so that it is started again.
+        later: Nodes among `specs` that labels do not need. With `processes`, they are started after the others.
     """
 
     specs: list[NodeSpec]
@@ -63,6 +65,7 @@ class Plan:
     standby: bool = True
     on_images: "Callable[[dict[str, Snapshot]], None] | None" = None
     end_hung: bool = True
+    later: list[NodeSpec] = field(default_factory=list)
 
 
 def plan(
@@ -117,7 +120,8 @@ def plan(
         overrides.update({spec.name: {"use_depth": False} for spec in specs if spec.name in graph.OPTIONAL_DEPTH})
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
     specs = [spec for spec in specs if spec not in spare]
-    return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen)
+    later = graph.later(specs, chosen, source)
+    return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen, later=later)
 
 
 def usage(pid: int) -> dict[str, float | None]:
@@ -175,9 +179,9 @@ def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, An
             contextlib.suppress(KeyboardInterrupt),
             GraphHealth(
                 monitor,
-                [spec.name for spec in chosen.specs],
+                [spec.name for spec in chosen.specs if spec not in chosen.later or not chosen.processes],
                 running.restarted,
-                running.prepare_standby,
+                running.support,
                 running.end_hung,
             ),
             _starting_on_demand(chosen.spare, running, monitor),
@@ -290,8 +294,9 @@ class _Threads:
         """Return an empty dictionary, as nodes of one process end together."""
         return {}
 
-    def prepare_standby(self) -> None:
-        """Do nothing, as nodes of one process end together."""
+    def support(self, is_active: bool) -> list[str]:
+        """Return no nodes: all have been started."""
+        return []
 
     def end_hung(self, name: str) -> None:
         """Do nothing, as nodes of one process end together."""
@@ -341,7 +346,9 @@ class _Processes:
         nodes = [spec.name for spec in (*chosen.specs, *chosen.spare)]
         self._standby = Standby(StandbyPlan(nodes, chosen.ros_args, camera), environment)
         self._supervisor = Supervisor(self._command, environment, self._log, self._from_standby)
-        for spec in chosen.specs:
+        self._later, self._began = list(chosen.later), time.monotonic()
+        self._first = [spec for spec in chosen.specs if spec not in self._later]
+        for spec in self._first:
             self._supervisor.start(spec.name)
 
     @property
@@ -357,11 +364,21 @@ class _Processes:
         """Start the process of a node that joins the running graph."""
         self._supervisor.start(spec.name, required=False)
 
-    def prepare_standby(self) -> None:
-        """Start the standby server, which is ready some seconds later."""
-        if self._chosen.standby and IS_AVAILABLE:
-            with contextlib.suppress(OSError):  # no memory, or too many processes: it may pass
+    def support(self, is_active: bool) -> list[str]:
+        """Start the nodes that labels do not need once the others are active, and then the standby server.
+
+        An engine may be built for minutes: after `LATER_S`, they are started in any case. Returns the ones started now.
+        """
+        started: list[str] = []
+        if not is_active and time.monotonic() < self._began + LATER_S:
+            return started
+        with contextlib.suppress(OSError):  # no memory, or too many processes: it may pass; or the graph ends
+            while self._later:
+                self._supervisor.start(self._later[0].name)
+                started.append(self._later.pop(0).name)
+            if is_active and not started and self._chosen.standby and IS_AVAILABLE:
                 self._standby.prepare()
+        return started
 
     def end_hung(self, name: str) -> None:
         """Kill a node that does not answer, so that it is started again, unless the plan leaves it."""
@@ -406,7 +423,7 @@ class _Processes:
         if again:  # the others run already, and no longer wait for it
             own["start_retry_s"] = START_RETRY_S
         else:
-            own |= graph.start_after(graph.find(name), self._chosen.specs, first=[GraphMonitor.NAME])
+            own |= graph.start_after(graph.find(name), self._first, first=[GraphMonitor.NAME])
         own.update(self._chosen.overrides.get(name, {}))
         # JSON is YAML with quoted strings.
         return [word for key, value in own.items() for word in ("-p", f"{key}:={json.dumps(value)}")]
