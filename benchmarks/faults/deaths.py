@@ -17,6 +17,7 @@ NODES = ("camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_n
 LOST_S = 60.0  # labels that are not back by then are lost
 WARM_S = 15.0  # until the memory of the nodes no longer grows
 AFTER_S = 2.0  # time that a graph works between two faults; its labels are checked too
+ACTION_S = 6.0  # time in which a person performs an action, and it is labeled
 
 KILL_MAX_S, KILL_P95_S, GRAPH_MAX_S, STOP_MAX_S = 5.0, 3.0, 15.0, 5.0
 STOPPED_S = 10.0
@@ -103,7 +104,7 @@ def kill_graph(times: int, only: Sequence[str] = ()) -> list[Outcome]:
             graph.kill()
             since_ns = time.time_ns()
             outcome.add(graph.wait_for_output("recognizer_node", since_ns, LOST_S))
-            graph.settle(AFTER_S)
+            graph.settle(ACTION_S)
             outcome.add_labels(graph.monitor.labels_since(count))
     outcome.check(GRAPH_MAX_S)
     return [outcome]

@@ -328,27 +328,6 @@ def test_recording_first_frame_reaches_nodes_in_other_processes(data_root: Path)
     assert stamps[0] == first_ns
 
 
-def test_processes_that_labels_do_not_need_start_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[str] = []
-    monkeypatch.setattr(run.Supervisor, "start", lambda self, name: started.append(name))
-    monkeypatch.setattr(run.Standby, "prepare", lambda self: started.append("standby"))
-    nodes, simulated = ["--processes", "--nodes", "camera,skeleton,hand,recognizer"], ["--driver", "simulated"]
-    for endless in ([], simulated, ["--driver", "realsense"]):
-        assert [spec.name for spec in plan(*nodes, *endless).later] == ["hand_node"]
-    for ending in ([*simulated, "--driver-option", "duration=5"], ["--driver", "replay", "--driver-option", "path=x"]):
-        assert plan(*nodes, *ending).later == []
-    graph_of_processes = run._Processes(plan(*nodes, *simulated), None)  # type: ignore[arg-type]
-    assert started == ["recognizer_node", "skeleton_node", "camera_node"]
-    assert graph_of_processes._parameters("camera_node", again=False)[3].endswith(
-        'start_after:="actrec_monitor,recognizer_node,skeleton_node"'
-    )
-    assert graph_of_processes.support(is_active=False) == []
-    assert graph_of_processes.support(is_active=True) == ["hand_node"] == started[3:]
-    assert graph_of_processes.support(is_active=True) == [] and started[4:] == ["standby"]
-    monkeypatch.setattr(run, "LATER_S", 0.0)  # a recognizer that builds an engine is not active for minutes
-    assert run._Processes(plan(*nodes), None).support(is_active=False) == ["hand_node"]  # type: ignore[arg-type]
-
-
 def test_run_end_of_recording_ends_the_run(capfd, data_root: Path) -> None:
     path = data_root / "rgbd" / "person_turning"
     options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")

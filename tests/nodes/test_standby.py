@@ -1,4 +1,4 @@
-"""A standby process becomes a node in place of one that has died."""
+"""Processes that start after the others: of nodes that labels do not need, and one for a node that has died."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from actrec_nodes.bringup import run
 from actrec_nodes.bringup.processes import PARENT, wait_until_active
 from actrec_nodes.bringup.standby import Standby, StandbyPlan
 from tests.nodes.conftest import TIMEOUT_S, Peer
@@ -55,3 +56,24 @@ def test_standby_server_that_dies_leaves_its_nodes(standby: Standby, peer: Peer)
         return standby.is_ready
 
     peer.wait_until(is_back)
+
+
+def test_processes_that_labels_do_not_need_start_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(driver: str | None = None, *options: str) -> run.Plan:
+        return run.plan(driver, options, nodes=["camera", "skeleton", "hand", "recognizer"], processes=True)
+
+    for endless in (plan(), plan("simulated"), plan("realsense")):
+        assert [spec.name for spec in endless.later] == ["hand_node"]
+    assert not plan("simulated", "duration=5").later and not plan("replay", "path=x").later
+    started: list[str] = []
+    monkeypatch.setattr(run.Supervisor, "start", lambda self, name: started.append(name))
+    monkeypatch.setattr(run.Standby, "prepare", lambda self: started.append("standby"))
+    graph = run._Processes(plan("simulated"), None)  # type: ignore[arg-type]
+    assert started == ["recognizer_node", "skeleton_node", "camera_node"]
+    before = "actrec_monitor,recognizer_node,skeleton_node"
+    assert f'start_after:="{before}"' in graph._parameters("camera_node", again=False)
+    assert graph.support(is_active=False) == []
+    assert graph.support(is_active=True) == ["hand_node"] == started[3:]
+    assert graph.support(is_active=True) == [] and started[4:] == ["standby"]
+    monkeypatch.setattr(run, "LATER_S", 0.0)  # a recognizer that builds an engine is not active for minutes
+    assert run._Processes(plan(), None).support(is_active=False) == ["hand_node"]  # type: ignore[arg-type]
