@@ -29,17 +29,17 @@ QUEUE = 1000  # messages: the recognizer's subscription of skeletons, which hold
 def kill(times: int, only: Sequence[str] = ()) -> list[Outcome]:
     """Kill each node `times` times with SIGKILL, at random moments, while all run in processes of their own.
 
-    The nodes take turns, and each has run for `HEALTHY_S` before it is killed again: a supervisor waits longer and
-    longer before it starts a process that dies sooner.
+    The nodes take turns, and the new process of each has run for `HEALTHY_S` before it is killed again: a supervisor
+    waits longer and longer before it starts a process that dies sooner.
     """
     names, moments = chosen(only, NODES), random.Random(0)
-    outcomes, killed = {name: Outcome("kill", name) for name in names}, dict.fromkeys(names, -math.inf)
+    outcomes, back = {name: Outcome("kill", name) for name in names}, dict.fromkeys(names, -math.inf)
     with running(NODES, *camera_arguments()) as graph:
         for name in names * times:
-            healthy_s = killed[name] + HEALTHY_S - time.monotonic()
+            healthy_s = back[name] + HEALTHY_S - time.monotonic()
             graph.settle(max(AFTER_S, healthy_s) + moments.random())
-            killed[name] = time.monotonic()
             _strike(graph, outcomes[name])
+            back[name] = time.monotonic()
         tracebacks = graph.tracebacks()
     for outcome in outcomes.values():
         outcome.check(KILL_MAX_S, KILL_P95_S)

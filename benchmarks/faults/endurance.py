@@ -82,15 +82,20 @@ def _soak_graph(minutes: float) -> list[Outcome]:
     samples: dict[str, list[Sample]] = {name: [] for name in NODES}
     times: list[float] = []
     with script() as path, running(NODES, *camera_arguments(people=PEOPLE, script=path, loop=True)) as graph:
-        began, pids = time.monotonic(), {name: graph.pid(name) for name in NODES}
+        began, pids, ended = time.monotonic(), {name: graph.pid(name) for name in NODES}, dict.fromkeys(NODES, 0)
         while (elapsed := time.monotonic() - began) < 60 * minutes:
             graph.settle(min(SAMPLE_S, 60 * minutes - elapsed))
             times.append(time.monotonic() - began)
-            for name, pid in pids.items():
-                samples[name].append(_sample(pid))
+            for name in NODES:
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    before, pids[name] = pids[name], graph.pid(name) or pids[name]
+                    ended[name] += pids[name] != before
+                    samples[name].append(_sample(pids[name]))
         labels, tracebacks = list(graph.monitor.labels), graph.tracebacks()
     warm = next(k for k, at in enumerate(times) if at >= 60 * min(WARM_MINUTES, minutes / 3))
     outcomes = [_flat(name, samples[name][warm:], minutes) for name in NODES]
+    for outcome in outcomes:
+        outcome.require(not ended[outcome.subject], f"its process ended {ended[outcome.subject]} times")
     total = Outcome("soak", "labels", len(labels))
     total.growth_mb = sum(outcome.growth_mb or 0.0 for outcome in outcomes)
     total.add_labels(labels)

@@ -129,6 +129,14 @@ def test_launch_arguments_become_parameters_after_the_file(tmp_path: Path) -> No
     assert camera.parameters == {"autostart": True, "use_sim_time": True, "start_after": others, **replay}
 
 
+def test_launch_mounting_is_a_setting_of_the_driver_or_else_of_the_node() -> None:
+    options = "mount=upside_down fps=15.0"
+    given = started(driver="simulated", driver_options=options)[-1].parameters
+    assert given["mount"] == "upside_down" and given["simulated.fps"] == 15.0 and "simulated.mount" not in given
+    assert started(driver="replay", driver_options="mount=level")[-1].parameters["replay.mount"] == "level"
+    assert started(driver="no_driver", driver_options="mount=level")[-1].parameters["driver"] == "no_driver"
+
+
 def test_launch_switches_exclude_nodes() -> None:
     processes = started(hand="false", face="off", scene_flow="0")
     assert names(processes) == ["recognizer_node", "skeleton_node", "camera_node"]

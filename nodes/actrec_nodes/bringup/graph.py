@@ -266,7 +266,7 @@ def check_color(specs: Sequence[NodeSpec], model: str, driver: Any) -> None:
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     """Convert settings of a camera driver, KEY=VALUE with values as in YAML, to parameters of `camera_node`.
 
-    Raises ConfigError if one is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
+    `mount` is a parameter of the node itself, unless the driver has it, as in `cameras.mounting`. Raises ConfigError if one is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
     """
     settings = config.parse_pairs(options, "driver option")
     if settings and not driver:
@@ -277,7 +277,11 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"driver option {key} is {value!r}, expected a text, number or switch, or a list of one kind"
             )
-    return {f"{driver}.{key}": value for key, value in settings.items()}
+    own: list[str] = []
+    with contextlib.suppress(ActrecError):  # the node reports a driver that it does not know
+        own = [field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)] if settings else []
+    of_node = {"mount"} - {*own}
+    return {key if key in of_node else f"{driver}.{key}": value for key, value in settings.items()}
 
 
 def check(path: str, arguments: Sequence[str] = (), namespace: str = "") -> None:
