@@ -134,7 +134,6 @@ def test_launch_mounting_is_a_setting_of_the_driver_or_else_of_the_node() -> Non
     given = started(driver="simulated", driver_options=options)[-1].parameters
     assert given["mount"] == "upside_down" and given["simulated.fps"] == 15.0 and "simulated.mount" not in given
     assert started(driver="replay", driver_options="mount=level")[-1].parameters["replay.mount"] == "level"
-    assert started(driver="no_driver", driver_options="mount=level")[-1].parameters["driver"] == "no_driver"
 
 
 def test_launch_switches_exclude_nodes() -> None:
