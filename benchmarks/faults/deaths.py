@@ -50,8 +50,7 @@ def kill(times: int, only: Sequence[str] = ()) -> list[Outcome]:
 def stop(times: int, only: Sequence[str] = ()) -> list[Outcome]:
     """Stop each node with SIGSTOP for `STOPPED_S`, `times` times, and continue it, each in a graph of its own.
 
-    `actrec run` does not kill the stopped node meanwhile, but a process may end itself when it goes on, as it was stuck
-    by its clock. It is then replaced.
+    `actrec run` does not kill the stopped node meanwhile. A process that is replaced nevertheless is counted.
     """
     return [_stop(name, times) for name in chosen(only, NODES)]
 

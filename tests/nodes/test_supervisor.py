@@ -180,15 +180,35 @@ def test_process_that_hangs_at_its_end_is_ended_with_its_stack() -> None:
     assert 'File "<string>", line 5 in <module>' in result.stderr
 
 
-@pytest.mark.parametrize(("seconds", "status"), [(0.2, 0), (100, -signal.SIGALRM)])
-def test_process_whose_threads_cannot_run_is_ended_with_its_stack(seconds: float, status: int) -> None:
-    """`ctypes.PyDLL` keeps Python's lock during the call, as rclpy does while a message is published."""
-    program = "import ctypes, time\nfrom actrec_nodes.bringup.processes import ending_if_stuck\n"
-    program += "with ending_if_stuck(0.6):\n"
-    program += f"    time.sleep(1)\n    ctypes.PyDLL(None).usleep({int(1e6 * seconds)})\n    time.sleep(1)"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
-    assert result.returncode == status
-    assert ('File "<string>", line 5 in <module>' in result.stderr) == bool(status)
+STUCK = """
+import ctypes, time
+from actrec_nodes.bringup.processes import ending_if_stuck
+lock, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)
+with ending_if_stuck(1.0):
+    time.sleep(0.5)
+    library.usleep(200_000)
+    print("works", flush=True)
+    time.sleep(4)
+    library.pthread_mutex_lock(lock)
+    print("still works", flush=True)
+    if {stuck}:
+        library.pthread_mutex_lock(lock)
+"""
+"""`ctypes.PyDLL` keeps Python's lock during the call, as rclpy does while a message is published."""
+
+
+@pytest.mark.parametrize(("stuck", "status"), [(False, 0), (True, -signal.SIGALRM)])
+def test_process_whose_threads_cannot_run_is_ended_with_its_stack(stuck: bool, status: int) -> None:
+    """Not one that is stopped for longer, and goes on."""
+    command = [sys.executable, "-c", STUCK.format(stuck=stuck)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "works\n"
+        for number in (signal.SIGSTOP, signal.SIGCONT) if not stuck else ():
+            process.send_signal(number)
+            time.sleep(2.0)
+        output, error = process.communicate(timeout=90)
+    assert (process.returncode, output) == (status, "still works\n")
+    assert ('File "<string>", line 13 in <module>' in error) == stuck
 
 
 def test_process_whose_port_is_replaced_ends_with_the_cause_to_be_started_again(peer: Peer) -> None:

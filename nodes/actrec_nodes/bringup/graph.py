@@ -266,7 +266,9 @@ def check_color(specs: Sequence[NodeSpec], model: str, driver: Any) -> None:
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     """Convert settings of a camera driver, KEY=VALUE with values as in YAML, to parameters of `camera_node`.
 
-    `mount` is a parameter of the node itself, unless the driver has it, as in `cameras.mounting`. Raises ConfigError if one is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
+    `mount` is a parameter of the node itself, unless the driver has it, as in `cameras.mounting`.
+
+    Raises ConfigError if one is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
     """
     settings = config.parse_pairs(options, "driver option")
     if settings and not driver:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import logging
 import os
@@ -49,7 +50,7 @@ ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has 
 EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
 LOST_STATUS = 75  # exit status of a process that others no longer reach, a temporary failure: it is started again
 IS_POSIX = hasattr(signal, "setitimer")
-STUCK_S = 3.0  # a process none of whose threads ran for this long is stuck: no library keeps Python's lock so long
+STUCK_S = 3.3  # a process none of whose threads ran for this long is stuck: no library keeps Python's lock so long
 FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
 
 _REPORT_S = 5.0  # interval of diagnostics of a node that waits for its next start
@@ -200,11 +201,10 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
 
     A process that is killed while it holds a lock in the memory that Fast DDS shares leaves others in a call to publish
     that never ends, with Python's lock. The stacks are in the log. A signal, unlike an exit status, is no error of the
-    settings, by which a supervisor gives up the whole graph (`OWN_END`). A stop by SIGSTOP counts as stuck, too.
+    settings, by which a supervisor gives up the whole graph (`OWN_END`). A first signal changes nothing, so that a
+    process that was stopped (SIGSTOP, a debugger, a paused container) goes on.
     """
     finished = threading.Event()
-    if IS_POSIX and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def stay() -> None:
         while not finished.wait(stuck_s / 6):
@@ -212,8 +212,9 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
                 end_after(stuck_s)
                 continue
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # as in `end_after`
-                faulthandler.dump_traceback_later(stuck_s, file=sys.__stderr__ or 2)
-            signal.setitimer(signal.ITIMER_REAL, 1.1 * stuck_s)
+                faulthandler.dump_traceback_later(0.9 * stuck_s, file=sys.__stderr__ or 2)
+            _ignore_one_alarm()
+            signal.setitimer(signal.ITIMER_REAL, 0.8 * stuck_s, 0.2 * stuck_s)
 
     thread = threading.Thread(target=stay, name="stuck", daemon=True)
     thread.start()
@@ -225,6 +226,13 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         if IS_POSIX:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _ignore_one_alarm() -> None:
+    """Let the next SIGALRM change nothing, and the one after it end the process; without glibc, the next one does."""
+    with contextlib.suppress(AttributeError):
+        libc = ctypes.CDLL(None)  # Python's own handlers need its lock
+        libc.sysv_signal(signal.SIGALRM, libc.abs)  # a handler for one signal, which does nothing
 
 
 class Host(contextlib.AbstractContextManager["Host", None]):
