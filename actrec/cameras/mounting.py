@@ -16,6 +16,11 @@ DRIVER_OPTION = "--driver-option mount="
 logger = logging.getLogger(__name__)
 
 
+def is_setting(driver: str) -> bool:
+    """Return whether `mount` is a setting of the driver itself; raise ConfigError for an unknown driver."""
+    return "mount" in {field.name for field in dataclasses.fields(DRIVERS.get(driver).config_class)}
+
+
 @contextlib.contextmanager
 def open_mounted(driver: str, options: Mapping[str, Any]) -> Iterator[Callable[[float], RgbdFrame]]:
     """Open a camera, and yield its `read`.
@@ -32,7 +37,7 @@ def open_mounted(driver: str, options: Mapping[str, Any]) -> Iterator[Callable[[
         InputError: The mount file is damaged.
     """
     given, stated = dict(options), None
-    if "mount" not in {field.name for field in dataclasses.fields(DRIVERS.get(driver).config_class)}:
+    if not is_setting(driver):
         mount = str(given.pop("mount", "auto"))
         stated = None if mount == "auto" else gravity.parse_mount(mount)
     with create(driver, **given) as camera:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actrec import cameras
+from actrec.cameras import mounting
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec.utils.registry import Registry
@@ -279,10 +280,7 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"driver option {key} is {value!r}, expected a text, number or switch, or a list of one kind"
             )
-    own: list[str] = []
-    with contextlib.suppress(ActrecError):  # the node reports a driver that it does not know
-        own = [field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)] if settings else []
-    of_node = {"mount"} - {*own}
+    of_node = {"mount"} if "mount" in settings and not mounting.is_setting(driver) else set()
     return {key if key in of_node else f"{driver}.{key}": value for key, value in settings.items()}
 
 

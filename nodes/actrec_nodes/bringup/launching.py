@@ -134,7 +134,8 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
         specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
     spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
     specs = [spec for spec in specs if spec not in spare]
-    awaited = [spec for spec in specs if spec not in graph.later(specs, model, driver)]
+    later = graph.later(specs, model, driver)
+    awaited = [spec for spec in specs if spec not in later]
     note = graph.not_started(spare, model, f"to start: {' '.join(f'{spec.switch}:=true' for spec in spare)}")
     processes = [
         Process(

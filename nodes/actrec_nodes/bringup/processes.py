@@ -205,6 +205,7 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
     process that was stopped (SIGSTOP, a debugger, a paused container) goes on.
     """
     finished = threading.Event()
+    libc: Any = ctypes.CDLL(None) if IS_POSIX else None
 
     def stay() -> None:
         while not finished.wait(stuck_s / 6):
@@ -213,7 +214,8 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
                 continue
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # as in `end_after`
                 faulthandler.dump_traceback_later(0.9 * stuck_s, file=sys.__stderr__ or 2)
-            _ignore_one_alarm()
+            with contextlib.suppress(AttributeError):  # without glibc, the first signal ends the process
+                libc.sysv_signal(signal.SIGALRM, libc.abs)  # of one signal; Python's own handlers need its lock
             signal.setitimer(signal.ITIMER_REAL, 0.8 * stuck_s, 0.2 * stuck_s)
 
     thread = threading.Thread(target=stay, name="stuck", daemon=True)
@@ -226,13 +228,6 @@ def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         if IS_POSIX:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-
-
-def _ignore_one_alarm() -> None:
-    """Let the next SIGALRM change nothing, and the one after it end the process; without glibc, the next one does."""
-    with contextlib.suppress(AttributeError):
-        libc = ctypes.CDLL(None)  # Python's own handlers need its lock
-        libc.sysv_signal(signal.SIGALRM, libc.abs)  # a handler for one signal, which does nothing
 
 
 class Host(contextlib.AbstractContextManager["Host", None]):
