@@ -24,6 +24,11 @@ else
     fi
   fi
   [ "$VIRTUAL_ENV" = "$_actrec_root/.venv" ] || . "$_actrec_root/.venv/bin/activate"
+  # A distribution that was sourced later has put its own ros2 first, whose Python cannot import actrec.
+  case "$_actrec_ros:$PATH" in
+    wheels:* | "$_actrec_ros:$_actrec_root/.venv/bin:"*) ;;
+    *) export PATH="$_actrec_root/.venv/bin:$PATH" ;;
+  esac
   # Set up the messages only: actrec itself runs from the working tree, not from a copy installed by colcon.
   _actrec_messages="$_actrec_root/ros2_ws/install/actrec_msgs/share/actrec_msgs/package.$_actrec_shell"
   [ -f "$_actrec_messages" ] && COLCON_CURRENT_PREFIX="$_actrec_root/ros2_ws/install/actrec_msgs" . "$_actrec_messages"

@@ -78,10 +78,14 @@ for name in $extras $(cat .venv/.extras 2>/dev/null || true); do echo "$name"; d
 mv .venv/.extras.new .venv/.extras
 
 if [ "$ros" != wheels ]; then
-  # Run the distribution's colcon with this environment's Python, so that node executables use it too.
-  printf '#!%s\nimport sys\n\nfrom colcon_core.command import main\n\nsys.exit(main())\n' "$PWD/.venv/bin/python" \
-    > .venv/bin/colcon
-  chmod +x .venv/bin/colcon
+  # Run the distribution's colcon and ros2 with this environment's Python: node executables use it too, and launch files
+  # import actrec. On PYTHONPATH its packages would come before the system's in every other program.
+  run_here() {
+    printf '#!%s\nimport sys\n\nfrom %s import main\n\nsys.exit(main())\n' "$PWD/.venv/bin/python" "$2" > ".venv/bin/$1"
+    chmod +x ".venv/bin/$1"
+  }
+  run_here colcon colcon_core.command
+  .venv/bin/python -c "import ros2cli" 2>/dev/null && run_here ros2 ros2cli.cli
   .venv/bin/python -c "import colcon_core" 2>/dev/null || {
     echo "actrec: colcon is not installed: sudo apt-get install python3-colcon-common-extensions" >&2
     exit 1

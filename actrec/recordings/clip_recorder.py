@@ -254,7 +254,7 @@ def _main_body(frames: list[Sequence[Body]], least_seen: float) -> str:
             x, _, z = joints.mean(axis=0)
             distances[body.body_id].append(abs(float(x)) + float(z))
     if not distances:
-        raise _RejectedError("no person was detected: stand 2 to 4 m before the camera, whole body in view")
+        raise _RejectedError("no person was detected: stand 2 to 4 m in front of the camera, whole body in view")
     candidates = [body_id for body_id, d in distances.items() if len(d) / len(frames) >= least_seen]
     if not candidates:
         share = max(map(len, distances.values())) / len(frames)

@@ -162,7 +162,7 @@ class Service(LiveGraph):
     def start(self) -> None:
         """Install the unit and start it."""
         self.systemd.__enter__()
-        self.systemd.run(str(ROOT / "deploy/jetson/install.sh"), "--service-only", SUDO_USER="")
+        self.systemd.run(str(ROOT / "deploy/jetson/install.sh"), "--service-only", SUDO_USER="", ACTREC_ROS="jazzy")
         environment = {**os.environ, **self.environment}
         lines = [f'{name}="{_escaped(value)}"' for name, value in environment.items() if name.isidentifier()]
         self.systemd.write("/etc/actrec/actrec.env", "\n".join(lines) + "\n")

@@ -7,6 +7,7 @@
 #   --realsense    also install realsense2_camera; with --service also the unit actrec-camera.service, which starts it
 #   --service      install and enable the systemd unit actrec.service
 #   --service-only install the units but no packages, on any machine with systemd where `make venv workspace` has run
+#                  with a sourced ROS 2 distribution
 #   --no-ros       use the ROS 2 in /opt/ros, install none
 #   --l4t RELEASE  Jetson Linux release, such as 36.4, for container builds. TensorRT is not tested then, because the
 #                  driver's libraries are present only when the container runs
@@ -91,7 +92,10 @@ install_service() {
 }
 
 if [ "$service" = only ]; then
-  ros="$(cat "$root/.venv/ros2" 2>/dev/null || true)"
+  ros="${ACTREC_ROS:-$(cat "$root/.venv/ros2" 2>/dev/null || true)}" # set by the tests
+  if [ -z "$ros" ] || [ "$ros" = wheels ]; then
+    fail "the service runs 'ros2 launch', which needs a ROS 2 distribution: source one, then: make venv workspace"
+  fi
   [ -z "$realsense" ] || [ -f "/opt/ros/$ros/setup.bash" ] || fail "--realsense needs .venv to be made with a ROS 2 distribution"
   install_service
   exit

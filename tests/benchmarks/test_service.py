@@ -42,7 +42,7 @@ def _needs_systemd() -> None:
 def test_service_of_a_user_writes_only_caches_and_logs_at_its_first_start(systemd: Systemd) -> None:
     systemd.run("mount", "-t", "tmpfs", "tmpfs", "/home")
     systemd.run("useradd", "--create-home", "robot")
-    systemd.run(str(ROOT / "deploy/jetson/install.sh"), "--service-only", SUDO_USER="robot")
+    systemd.run(str(ROOT / "deploy/jetson/install.sh"), "--service-only", SUDO_USER="robot", ACTREC_ROS="jazzy")
     systemd.write("/run/probe.sh", PROBE)
     settings = "[Service]\nExecStart=\nExecStart=/bin/bash /run/probe.sh\nWorkingDirectory=/\n"
     systemd.write("/etc/systemd/system/actrec.service.d/test.conf", settings)

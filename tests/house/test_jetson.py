@@ -112,9 +112,19 @@ def test_install_service_comes_with_its_files(tmp_path: Path) -> None:
 
 def test_install_service_only_under_sudo_is_for_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "nobody")
+    monkeypatch.setenv("ACTREC_ROS", "jazzy")
     result = install(tmp_path, "", "24.04", "--service-only")
     assert result.returncode == 0 and result.stderr == ""
     assert "apt-get" not in result.stdout and "systemctl enable actrec.service\n" in result.stdout
+
+
+def test_install_service_only_without_a_distribution_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTREC_ROS", "wheels")
+    result = install(tmp_path, "", "24.04", "--service-only")
+    assert result.returncode == 1 and result.stdout == "" and result.stderr.count("\n") == 1
+    assert "needs a ROS 2 distribution: source one, then: make venv workspace" in result.stderr
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import venv
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,42 @@ def test_make_venv_sourced_distribution_gets_its_versions(project: Path, distrib
     result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
     assert f"versions of {versions}" in result.stdout
     assert f"-c requirements/constraints/{versions}.txt" in (project / ".venv/install.log").read_text()
+
+
+def test_make_venv_ros2_of_a_distribution_runs_with_the_environments_python(project: Path) -> None:
+    """Launch files import actrec, whose packages the system's Python lacks."""
+    python = project / ".venv/bin/python"  # stands for the environment's
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "python of the environment:" "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": "/", "PYTHON": str(python)}
+    subprocess.run(["bash", "scripts/make_venv.sh", "live"], cwd=project, env=environment, check=True)
+    for name, module in {"ros2": "ros2cli.cli", "colcon": "colcon_core.command"}.items():
+        command = project / ".venv/bin" / name
+        result = subprocess.run([command, "launch", "actrec"], capture_output=True, text=True, check=True)
+        assert result.stdout == f"python of the environment: {command} launch actrec\n"
+        assert f"from {module} import main" in command.read_text()
+
+
+def test_env_distribution_sourced_later_leaves_ros2_of_the_environment_first(tmp_path: Path) -> None:
+    """Also if it is sourced more than once, and in a folder with a space."""
+    project, distribution = tmp_path / "a clone", tmp_path / "opt ros"
+    shutil.copytree(ROOT / "scripts", project / "scripts")
+    venv.create(project / ".venv", symlinks=True)
+    (project / ".venv/ros2").write_text("jazzy")
+    distribution.mkdir()
+    for folder in (project / ".venv/bin", distribution):
+        (folder / "ros2").write_text("#!/bin/sh\n")
+        (folder / "ros2").chmod(0o755)
+    source = '. "$1/scripts/env.sh"; '
+    line = f'set -u; {source} PATH="$2:$PATH"; {source * 2} command -v ros2; echo "$PATH"'
+    environment = {**os.environ, "ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": "/", "VIRTUAL_ENV": ""}
+    command = ["bash", "-c", line, "bash", str(project), str(distribution)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found, path = result.stdout.splitlines()
+    assert found == str(project / ".venv/bin/ros2"), result.stderr
+    assert path.split(":")[:3] == [str(project / ".venv/bin"), str(distribution), str(project / ".venv/bin")]
+    assert path.count(str(project)) == 2, "it is prepended once"
 
 
 @pytest.mark.parametrize(("status", "lines"), [(0, 2), (1, 4)])

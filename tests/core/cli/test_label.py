@@ -18,6 +18,7 @@ import pytest
 from actrec.cameras import webcam
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
+from actrec.recognition.offline import OfflineRecognizer
 from actrec.recordings.video import VideoWriter
 from actrec.utils.errors import EndOfStream
 from tests.documents import blocks, tutorial
@@ -133,6 +134,18 @@ def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys, monkeypatch) ->
     exec(code.replace('SOURCE = "0"', f"SOURCE = {str(wave)!r}"), {})
     printed = capsys.readouterr().out
     assert re.search(r"(body_\d): wave \(\d\.\d\d\), \d\.\d m away\nhello, \1!\n", printed), printed
+
+
+@pytest.mark.parametrize("step", ["read", "process"])
+def test_webcam_tutorial_interrupted_at_any_step_ends_without_a_traceback(step, wave, capsys, monkeypatch) -> None:
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    kind = {"read": webcam.WebcamCamera, "process": OfflineRecognizer}[step]
+    monkeypatch.setattr(kind, step, interrupted)
+    (code,) = blocks(tutorial("webcam"), "python")
+    exec(code.replace('SOURCE = "0"', f"SOURCE = {str(wave)!r}"), {})
+    assert capsys.readouterr().out == "wave at the camera; Ctrl-C ends\n"
 
 
 def labels_of(recording, tmp_path, *options):

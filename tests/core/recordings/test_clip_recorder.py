@@ -93,7 +93,7 @@ def test_record_two_clips_counts_down_and_labels(tmp_path):
 def test_record_clip_without_person_rejected_and_repeated(tmp_path):
     done, shown = record(tmp_path, observations(lambda k: [] if k < 20 else [body()]))
     assert len(done.kept) == 1 and len(done.rejected) == 1
-    assert "no person was detected: stand 2 to 4 m before the camera" in done.rejected[0]
+    assert "no person was detected: stand 2 to 4 m in front of the camera" in done.rejected[0]
     assert any("rejected, no person was detected" in text for text in shown)
     with pytest.raises(DeviceError, match="3 clips in a row were rejected, the last because no person was detected"):
         record(tmp_path, observations(lambda k: []))
