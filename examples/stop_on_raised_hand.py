@@ -27,7 +27,7 @@ class StopOnRaisedHand(Node):
         super().__init__("stop_on_raised_hand")
         self.raised: set[int] = set()  # events that go on
         self.lowered_at = 0.0
-        self.is_stopped = False
+        self.is_stopped, self.newest_id = False, 0
         self.velocity = self.create_publisher(Twist, "cmd_vel", 10)
         # The cancel service of Nav2's action, so that nav2_msgs is not needed.
         self.cancel = self.create_client(CancelGoal, "navigate_to_pose/_action/cancel_goal")
@@ -37,6 +37,11 @@ class StopOnRaisedHand(Node):
 
     def on_event(self, event: ActionEvent) -> None:
         """Stop at the begin of a raised hand, and note its end."""
+        if event.kind == ActionEvent.BEGAN:
+            if event.event_id <= self.newest_id:  # the recognizer was started again: the ends of its events are lost
+                self.raised.clear()
+                self.lowered_at = self.now()
+            self.newest_id = event.event_id
         if event.label not in LABELS:
             return
         if event.kind == ActionEvent.BEGAN:

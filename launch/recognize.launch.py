@@ -22,7 +22,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes.bringup import launching, transport
-from actrec_nodes.bringup.processes import PARENT
+from actrec_nodes.bringup.endings import PARENT
 from actrec_nodes.bringup.supervisor import ONE_ARENA, respawn_environment
 
 

@@ -12,7 +12,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from actrec_nodes.bringup import launching
-from actrec_nodes.bringup.processes import PARENT
+from actrec_nodes.bringup.endings import PARENT
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -33,6 +33,7 @@ def recorder(context: LaunchContext) -> list[Node]:
             namespace=given["namespace"],
             output="screen",
             parameters=[launching.recording(given)],
+            remappings=launching.recording_remaps(given),
             additional_env={PARENT: str(os.getpid())},  # it does not outlive a killed launch
         )
     ]

@@ -25,7 +25,8 @@ from actrec.recognition import RecognitionConfig
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup import transport
-from actrec_nodes.bringup.processes import PARENT, Host, ros
+from actrec_nodes.bringup.endings import PARENT
+from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.recognizer_node import RecognizerConfig
 

@@ -187,7 +187,8 @@ class CameraNode(ActrecNode[CameraConfig]):
     def activate(self) -> None:
         """Open the device and start reading."""
         assert self._camera is not None
-        self._camera.open()
+        with self.working(f"opening camera '{self.config.driver}'"):
+            self._camera.open()
         self._mount_up = self._published_up = None
         self._of_joints = GravityEstimator(gravity_window_s=self._gravity_settings.read().gravity_window_s)
         self._publish_mount(self._camera)
@@ -388,8 +389,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         pause, began = self.config.retry_s, time.monotonic()
         while not reading.stop.wait(pause):
             try:
-                camera.close()
-                camera.open()
+                with self.working(f"opening camera '{self.config.driver}' again: {self.last_error}"):
+                    camera.close()
+                    camera.open()
             except Exception as error:  # as above
                 if reading.stop.is_set():
                     return

@@ -118,7 +118,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Load the model and warm it up."""
         if self.config.target_frame:
             self._tf = TfPoses(self, "parameter target_frame", "leave target_frame empty")
-        cleaned = self._cleaned
+        cleaned, self._requested = self._cleaned, self.config.model
         self._session = self._loader.load_first(
             self.config.model, lambda model: self._load_and_replace(model, None, cleaned)
         )
@@ -410,6 +410,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if response.success:
             self.config = dataclasses.replace(self.config, model=request.package)
             self.set_parameters([Parameter("model", value=request.package)])
+            self.report()  # `actrec run` starts the node again with this model
         return response
 
     def _load_and_replace(self, model: str, loaded: Future | None, cleaned: int) -> None:

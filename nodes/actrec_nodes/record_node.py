@@ -33,7 +33,8 @@ from actrec.utils import gravity
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.utils.waiting import Waiting
-from actrec_nodes.bringup.processes import Host, end_with_parent, ros, spinning
+from actrec_nodes.bringup.endings import end_with_parent
+from actrec_nodes.bringup.processes import Host, ros, spinning
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.subscriptions import Subscription, type_name, why_silent
 
@@ -282,6 +283,8 @@ def main() -> int:
         print(f"record_node: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     print(f"record_node: {node.config.out}: {sum(node.counts.values())} messages, {node.dropped + node.lost} lost")
+    if node.missing:
+        print(f"record_node: not published, so not recorded: {', '.join(node.missing)}", file=sys.stderr)
     return 0
 
 

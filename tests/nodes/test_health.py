@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from actrec_nodes.bringup.health import GraphHealth, notify
+from actrec_nodes.bringup.monitor import GraphMonitor
 from tests.nodes.conftest import Peer
 from tests.nodes.test_lifecycle import Probe
 
@@ -81,6 +82,35 @@ def test_health_node_that_answers_late_does_not_hang_and_one_that_does_not_answe
         assert not hung and not health.inactive()
         node.destroy_timer(timer)
         node.create_timer(0.01, lambda: released.wait(60.0))
+        peer.wait_until(lambda: hung == ["probe"])
+        released.set()
+
+
+def test_health_busy_node_does_not_hang_until_it_has_worked(
+    context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """A library may keep Python's lock while a camera is opened: the node does not answer."""
+    monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.1)
+    node, hung, working, released = add(Probe), [], threading.Event(), threading.Event()
+    monitor = GraphMonitor(["probe"], lambda change: None, context=context)
+    host.add(monitor)
+
+    def open_camera() -> None:
+        with node.working("opening the camera"):
+            working.set()
+            released.wait(60.0)
+        released.clear()
+        released.wait(60.0)
+
+    with GraphHealth(peer, ["probe"], hung=hung.append, busy=monitor.busy) as health:
+        assert host.start([node]) is None
+        peer.wait_until(lambda: not health.inactive())
+        node.create_timer(0.01, open_camera)
+        assert working.wait(60.0)
+        peer.wait_until(lambda: monitor.statistics().get("probe", {}).get("busy") == "opening the camera")
+        time.sleep(2.0)
+        assert not hung
+        released.set()
         peer.wait_until(lambda: hung == ["probe"])
         released.set()
 

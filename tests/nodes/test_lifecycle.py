@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError
-from actrec_nodes.common import lifecycle, topics
+from actrec_nodes.common import diagnostics, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
 pytestmark = pytest.mark.ros
@@ -143,7 +143,7 @@ def test_lifecycle_figures_reach_late_subscribers(context, host, peer) -> None:
 
 
 def test_complain_repeated_line_is_logged_once(context, host, capfd, monkeypatch) -> None:
-    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
+    monkeypatch.setattr(diagnostics, "REPEAT_S", 1e9)
     node = Probe(context=context)
     host.add(node)
     for _ in range(100):
@@ -156,7 +156,7 @@ def test_complain_repeated_line_is_logged_once(context, host, capfd, monkeypatch
 
 
 def test_complain_lines_that_differ_in_numbers_are_one(context, host, capfd, monkeypatch) -> None:
-    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
+    monkeypatch.setattr(diagnostics, "REPEAT_S", 1e9)
     node = Probe(context=context)
     host.add(node)
     for frame in range(300):
@@ -164,7 +164,7 @@ def test_complain_lines_that_differ_in_numbers_are_one(context, host, capfd, mon
     for number in range(500):
         node.complain(f"no such thing: {'x' * number}")
     assert capfd.readouterr().err.count("extrapolation into the future") == 1
-    assert len(node._complaints) == lifecycle.COMPLAINTS
+    assert len(node._complaints) == diagnostics.KINDS
 
 
 def test_lifecycle_parameter_set_while_active_warns(context, host, monkeypatch) -> None:
@@ -208,8 +208,6 @@ class Record:
 def test_lifecycle_diagnostics_rate_the_figures(
     monkeypatch, context, host, seconds, dropped, active, idle, level, message
 ) -> None:
-    from actrec_nodes.common import diagnostics
-
     node = Probe(context=context)
     host.add(node)
     sent: list[Any] = []
@@ -227,8 +225,6 @@ def test_lifecycle_diagnostics_rate_the_figures(
 
 
 def test_lifecycle_without_diagnostic_msgs_publishes_no_diagnostics(monkeypatch, context, host) -> None:
-    from actrec_nodes.common import diagnostics
-
     monkeypatch.setitem(sys.modules, "diagnostic_msgs", None)
     monkeypatch.setitem(sys.modules, "diagnostic_msgs.msg", None)
     node = Probe(context=context)

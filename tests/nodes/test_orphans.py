@@ -12,23 +12,23 @@ import pytest
 
 from actrec.utils import stop_signals
 from actrec_nodes.bringup import transport
-from actrec_nodes.bringup.processes import PARENT
+from actrec_nodes.bringup.endings import PARENT
 
 CHILD = """
 import os, sys, time
-from actrec_nodes.bringup import processes
+from actrec_nodes.bringup import endings, processes
 if sys.argv[1] == "cleans up":
     import contextlib
     with processes._interruptible(), contextlib.suppress(KeyboardInterrupt):
-        processes.end_with_parent()
+        endings.end_with_parent()
         print("ready", flush=True)
         time.sleep(60)
     print("clean", flush=True)
 else:  # a driver that hangs
     import signal
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    processes.ORPHAN_S = 0.2
-    processes.end_with_parent()
+    endings.ORPHAN_S = 0.2
+    endings.end_with_parent()
     print("ready", flush=True)
     time.sleep(60)
 """

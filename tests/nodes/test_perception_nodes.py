@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.types import Body, RgbdFrame
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common import lifecycle, topics
+from actrec_nodes.common import diagnostics, topics
 from actrec_nodes.perception_nodes import FaceNode, HandNode, SkeletonNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.nodes.conftest import INTRINSICS, still
@@ -82,7 +82,7 @@ def test_perception_nodes_empty_scene_publishes_empty_messages(host, add, peer) 
 
 @pytest.mark.parametrize("kind", ["nan", "zero", "missing", "other size"])
 def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, peer, person, kind, capfd, monkeypatch) -> None:
-    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
+    monkeypatch.setattr(diagnostics, "REPEAT_S", 1e9)
     peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode, depth_wait_s=0.2)
     assert host.start() is None
@@ -128,7 +128,7 @@ def test_skeleton_node_depth_in_tenths_of_millimeters_warns_until_scaled(host, a
 
 
 def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, add, peer, capfd, monkeypatch) -> None:
-    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
+    monkeypatch.setattr(diagnostics, "REPEAT_S", 1e9)
     peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None

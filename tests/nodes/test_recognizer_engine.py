@@ -101,7 +101,7 @@ def test_recognizer_building_an_engine_is_reported(make: Make, tiny: str, gate, 
     assert graph.start()
     assert lines[0][0].startswith("BUILDING an engine for") and "Building 0/2" in lines[0][0]
     assert "takes minutes" in lines[0][1]
-    assert [line for line in reported if line] == [lines[0][0]], "reported at once, then once a second"
+    assert [line for line in reported if line] == [f"loading {tiny}", lines[0][0]], "at once, then once a second"
     assert graph.node.busy == ""
 
 
@@ -153,6 +153,42 @@ def test_recognizer_engine_of_an_earlier_model_is_discarded(make: Make, tiny: st
     gate.set()
     node._loader.submit(lambda: None).result(60)  # wait for the earlier tasks
     assert (node.figures()["model"], node._recognizer.session.package.name) == ("other", "other")
+
+
+def test_recognizer_request_ends_the_first_build_of_an_engine(
+    make: Make, tiny: str, gate, tmp_path, monkeypatch
+) -> None:
+    other = str(write_tiny(tmp_path / "other").path)
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    assert graph.start()
+    used: list[str] = []
+    replace = graph.node._recognizer.set_session
+
+    def record(session) -> None:
+        used.append(session.package.name)
+        replace(session)
+
+    monkeypatch.setattr(graph.node._recognizer, "set_session", record)
+    threading.Timer(0.5, gate.set).start()  # after the request
+    assert graph.load_model(other).success
+    assert used == ["other"] and device(graph).startswith("TensorRT")
+
+
+def test_recognizer_builds_an_engine_after_it_was_cleaned_up(make: Make, tiny: str, gate, tmp_path) -> None:
+    gate.set()
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    assert graph.start()
+    assert graph.load_model(str(write_tiny(tmp_path / "other").path)).success
+    node = graph.node
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    node.set_parameters([Parameter("model", value=str(write_tiny(tmp_path / "third").path))])
+    gate.clear()
+    node.trigger_configure()
+    node.trigger_activate()
+    assert device(graph).startswith("CPU")
+    gate.set()
+    graph.wait_until(lambda: device(graph).startswith("TensorRT"))
 
 
 def test_recognizer_trusted_models_refuse_engines_that_others_can_replace(

@@ -34,7 +34,7 @@ from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import launching
-from actrec_nodes.bringup.processes import PARENT
+from actrec_nodes.bringup.endings import PARENT
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.record_node import RecordNode, record
 
@@ -297,6 +297,18 @@ def test_record_launch_file_names_itself_as_the_parent(root, monkeypatch):
     )
     (node,) = runpy.run_path(str(root / "launch/record.launch.py"))["recorder"](context)
     assert node.executable == "record_node" and node.additional_env == {PARENT: str(os.getpid())}
+    assert node.remappings == []
+
+
+def test_recorder_of_a_vendor_records_its_images(host, tmp_path):
+    given = {name: value for name, (value, _) in launching.RECORDING.items()} | {"vendor": "realsense2_camera"}
+    remaps = [word for ours, theirs in launching.recording_remaps(given) for word in ("-r", f"{ours}:={theirs}")]
+    options = {"context": host._context, "cli_args": ["--ros-args", *remaps]}
+    node = RecordNode(options, out=str(tmp_path / "b"))
+    host.add(node)
+    assert "/camera/camera/color/image_raw" in node.wanted and "/camera/color/image_raw" not in node.wanted
+    assert "/skeletons" in node.missing
+    node.finish()
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import types
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
 
 from actrec_nodes.bringup import run
-from actrec_nodes.bringup.processes import PARENT, wait_until_active
+from actrec_nodes.bringup.endings import PARENT
+from actrec_nodes.bringup.processes import wait_until_active
 from actrec_nodes.bringup.standby import Standby, StandbyPlan
 from tests.nodes.conftest import TIMEOUT_S, Peer
 
@@ -66,12 +69,18 @@ def test_processes_that_labels_do_not_need_start_after_the_others(monkeypatch: p
         assert [spec.name for spec in endless.later] == ["hand_node"]
     assert not plan("simulated", "duration=5").later and not plan("replay", "path=x").later
     started: list[str] = []
-    monkeypatch.setattr(run.Supervisor, "start", lambda self, name: started.append(name))
+    monkeypatch.setattr(run.Supervisor, "start", lambda self, name, **kind: started.append(name))
     monkeypatch.setattr(run.Standby, "prepare", lambda self: started.append("standby"))
-    graph = run._Processes(plan("simulated"), None)  # type: ignore[arg-type]
+    newest: dict[str, Any] = {}
+    monitor: Any = types.SimpleNamespace(statistics=lambda: newest, forget=lambda name: newest.pop(name, None))
+    graph = run._Processes(plan("simulated"), monitor)
     assert started == ["recognizer_node", "skeleton_node", "camera_node"]
     before = "actrec_monitor,recognizer_node,skeleton_node"
     assert f'start_after:="{before}"' in graph._parameters("camera_node", again=False)
+    newest["recognizer_node"] = {"package": "/models/loaded"}  # by a client, after the start
+    for _ in range(2):  # it may die before its first statistics
+        assert graph._command("recognizer_node", again=True)[-2:] == ["-p", 'model:="/models/loaded"']
+    assert "/models/loaded" not in str(graph._command("hand_node", again=True))
     assert graph.support(is_active=False) == []
     assert graph.support(is_active=True) == ["hand_node"] == started[3:]
     assert graph.support(is_active=True) == [] and started[4:] == ["standby"]

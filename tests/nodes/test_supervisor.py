@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from actrec_nodes.bringup import processes, supervisor, transport
+from actrec_nodes.bringup.endings import ending_if_stuck
 from actrec_nodes.bringup.supervisor import Backoff, Supervisor
 from tests.nodes.conftest import Peer
 from tests.nodes.test_lifecycle import Config, Probe
@@ -28,7 +29,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], 
     monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.01, 0.04, 60.0))
     made: list[Supervisor] = []
 
-    def start(first: str, again: str, required: bool = True) -> tuple[Supervisor, list[str]]:
+    def start(first: str, again: str, **kind: bool) -> tuple[Supervisor, list[str]]:
         lines: list[str] = []
         made.append(
             Supervisor(
@@ -37,7 +38,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], 
                 lambda line, is_error: lines.append(line),
             )
         )
-        made[-1].start("node", required)
+        made[-1].start("node", **kind)
         return made[-1], lines
 
     yield start
@@ -98,21 +99,34 @@ def test_supervisor_process_that_joins_later_and_fails_does_not_end_the_others(s
     assert running.wait(0.1) and not lines
 
 
+def test_supervisor_process_that_is_no_source_and_ends_is_started_again(supervise: Any) -> None:
+    """Such as one that gets SIGTERM: the others go on."""
+    running, lines = supervise("", SLEEP, is_source=False)
+    deadline = time.monotonic() + 60
+    while not lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert lines[0].startswith("node ended with status 0: starting it again")
+    assert running.wait(0.1)
+    running.stop()
+
+
 def test_wait_before_start_grows_while_a_process_of_launch_dies_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
+    now, again = [1000.0], []
     monkeypatch.setattr(supervisor.time, "time", lambda: now[0])
     monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
 
     def pause(lived_s: float, name: str = "hand_node") -> float:
         began = now[0] = now[0] + lived_s
-        supervisor.wait_before_start(name)
+        again.append(supervisor.wait_before_start(name))
         return round(now[0] - began, 1)
 
     assert pause(0.0) == 0.0, "not started by launch"
     for name, value in supervisor.respawn_environment().items():
         monkeypatch.setenv(name, value)
     assert [pause(lived_s) for lived_s in (0, 1, 1, 1, 70, 1)] == [0.0, 0.2, 0.4, 0.8, 0.0, 0.2]
-    assert pause(0, "face_node") == 0.0
+    assert again == [False, False, True, True, True, True, True]
+    assert pause(0, "face_node") == 0.0 and not again[-1]
     assert [pause(1) for _ in range(12)][-1] == supervisor.LONGEST_PAUSE_S
     (Path(value) / "hand_node").write_text("[half")
     assert pause(1) == 0.0
@@ -173,7 +187,7 @@ def test_run_replaces_hung_and_killed_nodes_and_killed_leaves_no_process(peer: P
 
 
 def test_process_that_hangs_at_its_end_is_ended_with_its_stack() -> None:
-    program = "import time\nfrom actrec_nodes.bringup.processes import ending_within\n"
+    program = "import time\nfrom actrec_nodes.bringup.endings import ending_within\n"
     program += "with ending_within(0.2) as begin_end:\n    begin_end()\n    time.sleep(100)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
     assert result.returncode == 1
@@ -182,11 +196,14 @@ def test_process_that_hangs_at_its_end_is_ended_with_its_stack() -> None:
 
 STUCK = """
 import ctypes, time
-from actrec_nodes.bringup.processes import ending_if_stuck
+from actrec_nodes.bringup.endings import ending_if_stuck, patiently
 lock, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)
 with ending_if_stuck(1.0):
     time.sleep(0.5)
     library.usleep(200_000)
+    with patiently():
+        library.usleep(2_500_000)
+    time.sleep(0.5)
     print("works", flush=True)
     time.sleep(4)
     library.pthread_mutex_lock(lock)
@@ -208,7 +225,15 @@ def test_process_whose_threads_cannot_run_is_ended_with_its_stack(stuck: bool, s
             time.sleep(2.0)
         output, error = process.communicate(timeout=90)
     assert (process.returncode, output) == (status, "still works\n")
-    assert ('File "<string>", line 13 in <module>' in error) == stuck
+    assert ('File "<string>", line 16 in <module>' in error) == stuck
+
+
+def test_ending_if_stuck_restores_the_alarm_of_others() -> None:
+    handler, left_s = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0]
+    assert left_s > 0 and callable(handler), "of pytest-timeout"
+    with ending_if_stuck(60.0):
+        pass
+    assert signal.getsignal(signal.SIGALRM) is handler and 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= left_s
 
 
 def test_process_whose_port_is_replaced_ends_with_the_cause_to_be_started_again(peer: Peer) -> None:

@@ -9,8 +9,8 @@ import pytest
 from actrec.utils.errors import InputError
 from actrec_nodes.bringup.processes import ros
 from actrec_nodes.common import diagnostics as statistics_module
-from actrec_nodes.common.diagnostics import Statistics
-from actrec_nodes.common.lifecycle import LINE_CHARACTERS, Worker, one_line
+from actrec_nodes.common.diagnostics import LINE_CHARACTERS, Statistics
+from actrec_nodes.common.lifecycle import Worker, one_line
 
 
 class BlockedWork:

@@ -24,6 +24,7 @@ _UDEV = (
 )
 
 _POLL_S = 0.1
+_LEAVE_S = 3.0  # a camera that is reset is off the bus by then
 MIN_MOTION_HZ = 50  # the slowest profile of a motion sensor of at least this rate is used
 
 
@@ -67,10 +68,17 @@ def find(context: Any, serial: str) -> Any:
 
 
 def wait_for(context: Any, serial: str, wait_s: float) -> Any:
-    """Return the camera when it reappears after a reset; raise DeviceError after `wait_s`."""
-    deadline = time.monotonic() + wait_s
+    """Return the camera when it reappears after a reset; raise DeviceError after `wait_s`.
+
+    It leaves the bus within a second or so. To start it before would wait for a camera that has gone, with Python's
+    lock.
+    """
+    began = time.monotonic()
+    leaves, deadline = began + _LEAVE_S, began + wait_s
+    while serial in connected(context) and time.monotonic() < leaves:
+        time.sleep(_POLL_S)
     while True:
-        time.sleep(_POLL_S)  # the camera first leaves the bus
+        time.sleep(_POLL_S)
         try:
             return find(context, serial)
         except DeviceError as error:

@@ -13,6 +13,8 @@ from typing import Any
 from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 
+from actrec_nodes.bringup.endings import PATIENCE_S
+
 PERIOD_S = 1.0  # interval at which nodes are asked for their states
 ANSWER_S = 5.0  # a node that has not answered for this long is not alive
 HUNG = 4  # questions, a period apart, that a node leaves without an answer, even a late one, until it counts as hung
@@ -59,6 +61,8 @@ class GraphHealth:
         support: Called again and again with whether all nodes are active; it returns nodes that it has started.
         hung: Called once with the name of a node that was active and answers no more. A process waits
             without end if another was killed while it held a lock in shared memory.
+        busy: Returns when each busy node last reported so, monotonic seconds: it may not answer for `PATIENCE_S`, as
+            some libraries keep Python's lock while a camera is opened.
         owns_graph: Whether the graph ends with this process: systemd then gets STOPPING=1, and ends the service.
     """
 
@@ -69,10 +73,11 @@ class GraphHealth:
         restarted: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
         support: Callable[[bool], Iterable[str]] = lambda is_active: (),
         hung: Callable[[str], None] = lambda name: None,
+        busy: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
         owns_graph: bool = True,
     ):
         self._owns_graph = owns_graph
-        self._asking, self._restarted, self._support, self._hung = asking, restarted, support, hung
+        self._asking, self._restarted, self._support, self._hung, self._busy = asking, restarted, support, hung, busy
         self._nodes: dict[str, _Asked] = {}
         self._ready, self._status = False, ""
         self._announced: dict[str, float] = {}
@@ -146,9 +151,10 @@ class GraphHealth:
 
     def _end_hung(self) -> None:
         """Report nodes that were active since their process was started, and hang."""
-        restarted = self._restarted()
+        restarted, busy, now = self._restarted(), self._busy(), time.monotonic()
         for name, asked in self._nodes.items():
-            if asked.unanswered > HUNG and asked.active > restarted.get(name, 0.0):
+            is_patient = now - busy.get(name, float("-inf")) < PATIENCE_S
+            if asked.unanswered > HUNG and asked.active > restarted.get(name, 0.0) and not is_patient:
                 asked.active = float("-inf")
                 self._hung(name)
 

@@ -239,9 +239,17 @@ RECORDING = {
     "topics": ("", "topics to record, separated by blanks; empty: the graph's, without scene flow"),
     "duration_s": ("", "seconds to record; empty: until Ctrl-C"),
     "namespace": ("", "namespace of the graph"),
+    "vendor": ("", "record the images of this ROS driver, as the argument of recognize.launch.py"),
+    "camera_name": (topics.CAMERA, "as the argument of recognize.launch.py"),
+    "camera_namespace": (topics.CAMERA, "as the argument of recognize.launch.py"),
     "use_sim_time": ("false", "use the time of /clock: true or false"),
 }
 """Arguments of `record.launch.py`: default and description."""
+
+
+def recording_remaps(given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the remaps of `record_node` to the topics of a camera; raises as `topics.camera_remaps`."""
+    return topics.camera_remaps(given["vendor"], given["camera_name"], given["camera_namespace"])
 
 
 def recording(given: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The node of `actrec run` that follows a graph: its labels, statistics, and what simulated actors perform."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class GraphMonitor(Node):
         self._first_ns: int | None = None
         self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._statistics: dict[str, dict[str, Any]] = {}
+        self._busy: dict[str, float] = {}
         self._lock = threading.Lock()
         self.create_service(GetState, "~/get_state", self._on_get_state)  # nodes can start after it
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
@@ -86,10 +88,16 @@ class GraphMonitor(Node):
         with self._lock:
             return dict(self._statistics)
 
+    def busy(self) -> dict[str, float]:
+        """Return the time of the newest statistics of each node that is busy with one task, monotonic seconds."""
+        with self._lock:
+            return dict(self._busy)
+
     def forget(self, name: str) -> None:
         """Drop the statistics of a node whose process has ended: the next ones are of a new process."""
         with self._lock:
             self._statistics.pop(name, None)
+            self._busy.pop(name, None)
 
     @staticmethod
     def _on_get_state(request: GetState.Request, response: GetState.Response) -> GetState.Response:
@@ -98,8 +106,12 @@ class GraphMonitor(Node):
 
     def _keep(self, name: str) -> Callable[[String], None]:
         def keep(message: String) -> None:
+            statistics = conversions.message_to_statistics(message)
             with self._lock:
-                self._statistics[name] = conversions.message_to_statistics(message)
+                self._statistics[name] = statistics
+                self._busy.pop(name, None)
+                if statistics.get("busy"):
+                    self._busy[name] = time.monotonic()
 
         return keep
 

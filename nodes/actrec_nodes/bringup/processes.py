@@ -4,11 +4,8 @@
 """
 
 import contextlib
-import ctypes
-import faulthandler
 import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -31,6 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from actrec.utils import folders, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
+from actrec_nodes.bringup.endings import end_after, end_with_parent, ending_if_stuck, ending_within, patiently
 from actrec_nodes.bringup.health import GraphHealth
 from actrec_nodes.bringup.supervisor import Backoff, wait_before_start
 from actrec_nodes.common import parameter_files
@@ -44,13 +42,9 @@ NodeClass = Callable[..., ActrecNode[Any]]
 
 DRAIN_S = 5.0  # time to process the last inputs after a recording has ended
 READY_S = 60.0  # time to wait for the nodes of `start_after`
-PARENT = "ACTREC_PARENT"  # environment variable: the process with whose end this one ends
 WATCHED = "ACTREC_WATCHED"  # environment variable: comma-separated nodes whose health this process reports to systemd
-ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
 EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
 LOST_STATUS = 75  # exit status of a process that others no longer reach, a temporary failure: it is started again
-IS_POSIX = hasattr(signal, "setitimer")
-STUCK_S = 3.3  # a process none of whose threads ran for this long is stuck: no library keeps Python's lock so long
 FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
 
 _REPORT_S = 5.0  # interval of diagnostics of a node that waits for its next start
@@ -153,83 +147,6 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def end_with_parent() -> None:
-    """End this process when the one that `PARENT` names has ended, even by SIGKILL: no orphan keeps the camera.
-
-    A thread then sends SIGTERM, and ends the process after `ORPHAN_S` in any case.
-    """
-    parent = int(os.environ.pop(PARENT, "0"))
-    if not parent or not hasattr(os, "pidfd_open"):  # Linux
-        return
-    try:
-        descriptor = os.pidfd_open(parent)
-    except ProcessLookupError:  # ended while this process started
-        os._exit(1)
-
-    def follow() -> None:
-        select.select([descriptor], [], [])
-        transport.remove_orphans()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(ORPHAN_S)
-        os._exit(1)
-
-    threading.Thread(target=follow, name="parent", daemon=True).start()
-
-
-@contextlib.contextmanager
-def ending_within(timeout_s: float) -> Iterator[Callable[[], None]]:
-    """Yield a function to call when the clean-up begins: if the block ends later than `timeout_s`, the process ends.
-
-    A driver or DDS may hang. The exit status is 1, and the stacks of all threads are written to standard error. That
-    needs no lock of Python, which the call that hangs may hold.
-    """
-    try:
-        yield lambda: end_after(timeout_s)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def end_after(timeout_s: float) -> None:
-    """End this process with status 1 and the stacks of all threads if it still runs after a time."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # without standard error
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or 2)
-
-
-@contextlib.contextmanager
-def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
-    """End this process by SIGALRM if none of its threads can run Python for a time; it is started again.
-
-    A process that is killed while it holds a lock in the memory that Fast DDS shares leaves others in a call to publish
-    that never ends, with Python's lock. The stacks are in the log. A signal, unlike an exit status, is no error of the
-    settings, by which a supervisor gives up the whole graph (`OWN_END`). A first signal changes nothing, so that a
-    process that was stopped (SIGSTOP, a debugger, a paused container) goes on.
-    """
-    finished = threading.Event()
-    libc: Any = ctypes.CDLL(None) if IS_POSIX else None
-
-    def stay() -> None:
-        while not finished.wait(stuck_s / 6):
-            if not IS_POSIX:
-                end_after(stuck_s)
-                continue
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # as in `end_after`
-                faulthandler.dump_traceback_later(0.9 * stuck_s, file=sys.__stderr__ or 2)
-            with contextlib.suppress(AttributeError):  # without glibc, the first signal ends the process
-                libc.sysv_signal(signal.SIGALRM, libc.abs)  # of one signal; Python's own handlers need its lock
-            signal.setitimer(signal.ITIMER_REAL, 0.8 * stuck_s, 0.2 * stuck_s)
-
-    thread = threading.Thread(target=stay, name="stuck", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
-        faulthandler.cancel_dump_traceback_later()
-        if IS_POSIX:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-
-
 class Host(contextlib.AbstractContextManager["Host", None]):
     """Owns nodes and the threads that spin them; a context manager that stops and destroys them."""
 
@@ -254,7 +171,8 @@ class Host(contextlib.AbstractContextManager["Host", None]):
         executor.add_node(node)
         if isinstance(node, ActrecNode):
             node.on_finish = self._finished.set
-            node.is_interrupted = lambda: self._stopping.is_set() or _Signals.pending
+            node.is_interrupted = lambda: self._ending.is_set() or _Signals.pending
+            node.patiently = patiently
         thread = threading.Thread(target=self._spin, args=(executor, node), name=node.get_name(), daemon=True)
         self._spun.append((node, executor, thread))
         thread.start()
@@ -408,7 +326,7 @@ def spin(choose: Callable[[], tuple[NodeClass, list[str]] | None], args: Sequenc
     """
     end_with_parent()
     try:
-        wait_before_start(Path(args[0]).name)
+        is_again = wait_before_start(Path(args[0]).name)
         transport.remove_orphans()  # under launch, no other process does
         files = parameter_files.given(args)
         for path in files:
@@ -422,7 +340,7 @@ def spin(choose: Callable[[], tuple[NodeClass, list[str]] | None], args: Sequenc
                     with uninterrupted():
                         node = chosen[0](context=context, cli_args=chosen[1] or None)
                         host.add(node)
-                return _run(node, files, host)
+                return _run(node, files, host, is_again)
             finally:
                 begin_end()
     except KeyboardInterrupt:
@@ -447,27 +365,36 @@ def announced(context: Context) -> Iterator[None]:
         hidden.destroy_node()
 
 
-def _run(node: ActrecNode[Any], files: Sequence[str], host: Host) -> int:
-    """Start and spin a node until it has finished; return the exit status."""
+def _run(node: ActrecNode[Any], files: Sequence[str], host: Host, is_again: bool) -> int:
+    """Start and spin a node until it has finished; return the exit status.
+
+    One that is started again does not wait for others: they have run before, and a client may have deactivated them.
+    """
     for line in parameter_files.ineffective(files, node, [spec.name for spec in graph.GRAPH]):
         node.get_logger().warning(line)
 
     def wait_for_others() -> None:
-        if missing := wait_until_active(node, node.start_after, READY_S):
+        if not is_again and (missing := wait_until_active(node, node.start_after, READY_S)):
             node.warn(f"{missing} is not active after {READY_S:g} s: starting without it")
-
-    def end(port: str) -> None:
-        node.get_logger().error(f"{transport.LOST.format(port=port)}; it ends, to be started again")
-        node.finish(LOST_STATUS)
 
     watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
     health = GraphHealth(node, watched, owns_graph=False) if watched else contextlib.nullcontext()
-    with transport.reached(end), health:
+    with ending_if_lost(node), health:
         if node.autostart and host.start(wait=wait_for_others) is not None:
             return 1
         with ending_if_stuck():
             host.wait()
     return node.exit_status or 0
+
+
+def ending_if_lost(node: ActrecNode[Any]) -> contextlib.AbstractContextManager[None]:
+    """Finish a node with `LOST_STATUS` if other processes no longer reach this one: it is started again."""
+
+    def end(port: str) -> None:
+        node.get_logger().error(f"{transport.LOST.format(port=port)}; it ends, to be started again")
+        node.finish(LOST_STATUS)
+
+    return transport.reached(end)
 
 
 def show_name(name: str) -> None:

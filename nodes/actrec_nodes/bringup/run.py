@@ -19,11 +19,12 @@ from actrec.inference import zoo
 from actrec.utils.errors import ConfigError
 from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.bringup import graph, transport
+from actrec_nodes.bringup.endings import PARENT, end_with_parent, ending_if_stuck, ending_within
 from actrec_nodes.bringup.graph import NodeSpec
 from actrec_nodes.bringup.health import GraphHealth
 from actrec_nodes.bringup.monitor import Change, GraphMonitor
 from actrec_nodes.bringup.performances import PerformanceImages
-from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ending_within, ros, uninterrupted
+from actrec_nodes.bringup.processes import Host, ending_if_lost, ros, uninterrupted
 from actrec_nodes.bringup.standby import IS_AVAILABLE, Standby, StandbyPlan
 from actrec_nodes.bringup.supervisor import START_RETRY_S, Child, Supervisor, wait_before_start
 from actrec_nodes.common import parameter_files, topics
@@ -183,6 +184,7 @@ def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, An
                 running.restarted,
                 running.support,
                 running.end_hung,
+                monitor.busy,
             ),
             _starting_on_demand(chosen.spare, running, monitor),
         ):
@@ -318,7 +320,11 @@ def _in_this_process(chosen: Plan, context: Context, host: Host, monitor: GraphM
             running.add(spec)
     for line in _unknown(host.nodes, chosen.spare, context):
         host.nodes[0].get_logger().warning(line)
-    yield None if host.start() is not None else running
+    if host.start() is not None:
+        yield None
+        return
+    with ending_if_lost(host.nodes[0]), ending_if_stuck():
+        yield running
 
 
 def _unknown(nodes: Sequence[ActrecNode[Any]], spare: Sequence[NodeSpec], context: Context) -> list[str]:
@@ -346,10 +352,10 @@ class _Processes:
         nodes = [spec.name for spec in (*chosen.specs, *chosen.spare)]
         self._standby = Standby(StandbyPlan(nodes, chosen.ros_args, camera), environment)
         self._supervisor = Supervisor(self._command, environment, self._log, self._from_standby)
-        self._later, self._began = list(chosen.later), time.monotonic()
+        self._later, self._began, self._model = list(chosen.later), time.monotonic(), ""
         self._first = [spec for spec in chosen.specs if spec not in self._later]
         for spec in self._first:
-            self._supervisor.start(spec.name)
+            self._supervisor.start(spec.name, is_source=spec == graph.find("camera"))
 
     @property
     def children(self) -> dict[str, Any]:
@@ -362,7 +368,7 @@ class _Processes:
 
     def start(self, spec: NodeSpec) -> None:
         """Start the process of a node that joins the running graph."""
-        self._supervisor.start(spec.name, required=False)
+        self._supervisor.start(spec.name, required=False, is_source=False)
 
     def support(self, is_active: bool) -> list[str]:
         """Start the nodes that labels do not need once the others are active, and then the standby server.
@@ -374,7 +380,7 @@ class _Processes:
             return started
         with contextlib.suppress(OSError):  # no memory, or too many processes: it may pass; or the graph ends
             while self._later:
-                self._supervisor.start(self._later[0].name)
+                self._supervisor.start(self._later[0].name, is_source=False)
                 started.append(self._later.pop(0).name)
             if is_active and not started and self._chosen.standby and IS_AVAILABLE:
                 self._standby.prepare()
@@ -410,6 +416,8 @@ class _Processes:
 
     def _command(self, name: str, again: bool) -> list[str]:
         if again:
+            if name == graph.find("recognizer").name:
+                self._model = self._monitor.statistics().get(name, {}).get("package") or self._model
             self._monitor.forget(name)
         command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name]
         return [*command, "--ros-args", *self._chosen.ros_args, *self._parameters(name, again)]
@@ -425,6 +433,8 @@ class _Processes:
         else:
             own |= graph.start_after(graph.find(name), self._first, first=[GraphMonitor.NAME])
         own.update(self._chosen.overrides.get(name, {}))
+        if again and self._model and name == graph.find("recognizer").name:  # a client may have loaded another model
+            own["model"] = self._model
         # JSON is YAML with quoted strings.
         return [word for key, value in own.items() for word in ("-p", f"{key}:={json.dumps(value)}")]
 

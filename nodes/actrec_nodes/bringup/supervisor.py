@@ -56,14 +56,15 @@ def respawn_environment() -> dict[str, str]:
     return {RESPAWNS: folder}
 
 
-def wait_before_start(name: str) -> None:
+def wait_before_start(name: str) -> bool:
     """Pause before a process starts if it was started shortly before, as launch's own pause is always the same.
 
-    The first new start within `HEALTHY_S` waits for `FIRST_PAUSE_S`, each further one twice as long.
+    The first new start within `HEALTHY_S` waits for `FIRST_PAUSE_S`, each further one twice as long. Returns whether
+    launch has started this process before.
     """
     folder = os.environ.get(RESPAWNS, "")
     if not folder:
-        return
+        return False
     file, now, last, parent = Path(folder, name), time.time(), {"start": 0.0, "pause": 0.0}, os.getppid()
     with contextlib.suppress(OSError, ValueError):
         last = json.loads(file.read_text(encoding="utf-8"))
@@ -74,6 +75,7 @@ def wait_before_start(name: str) -> None:
         file.write_text(json.dumps({"start": now + pause, "pause": pause}), encoding="utf-8")
     while time.time() < now + pause and os.getppid() == parent:
         time.sleep(0.05)
+    return last["start"] > 0
 
 
 class Child(Protocol):
@@ -99,8 +101,9 @@ class Supervisor:
     """Runs processes by name, each followed by a thread, until the work of one is done.
 
     A process that dies by a signal, or with another status than `OWN_END`, is started again. The work is done when a
-    process ends with status 0. A process that ends with status 1 or 2 within `HEALTHY_S` of its first start fails the
-    work; one that was started again does so after `ATTEMPTS`.
+    source ends with status 0; another process that does so, as by SIGTERM, is started again. A process that ends with
+    status 1 or 2 within `HEALTHY_S` of its first start fails the work; one that was started again does so after
+    `ATTEMPTS`.
 
     Args:
         command: Returns the command line of a process: its name, and whether it is started again.
@@ -128,11 +131,11 @@ class Supervisor:
         self._stopping, self._over = threading.Event(), threading.Event()
         self._failed = False
 
-    def start(self, name: str, required: bool = True) -> None:
+    def start(self, name: str, required: bool = True, is_source: bool = True) -> None:
         """Start a process; if it is not `required`, its failure at its first start does not end the others."""
         child = self._spawn(name, again=False)
         thread = threading.Thread(
-            target=self._follow, args=(name, child, required), name=f"{name} process", daemon=True
+            target=self._follow, args=(name, child, required, is_source), name=f"{name} process", daemon=True
         )
         thread.start()
 
@@ -179,16 +182,17 @@ class Supervisor:
                 self.restarted[name] = time.monotonic()
         return child
 
-    def _follow(self, name: str, child: Child, required: bool) -> None:
+    def _follow(self, name: str, child: Child, required: bool, is_source: bool) -> None:
         """Wait for the end of a process and start it again, in a thread of its own."""
         backoff, failures, first, began = Backoff(), 0, True, time.monotonic()
         while True:
             status, lived_s = child.wait(), time.monotonic() - began
             if self._stopping.is_set():
                 return
-            failures = failures + 1 if status in OWN_END and lived_s < HEALTHY_S else 0
+            failures = failures + 1 if status in OWN_END[1:] and lived_s < HEALTHY_S else 0
             is_start = first and lived_s < HEALTHY_S
-            if status in OWN_END and (status == 0 or is_start or failures >= ATTEMPTS):
+            is_end = is_source if status == 0 else is_start or failures >= ATTEMPTS
+            if status in OWN_END and is_end:
                 if status == 0 or required:
                     self._failed = status != 0
                     self._over.set()

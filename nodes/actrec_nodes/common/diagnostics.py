@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -18,6 +19,9 @@ COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped", 
 KEPT = 1000  # latencies kept for the percentiles: over half a minute at 30 Hz
 PLAUSIBLE_LATENCY_S = 30.0  # the stamp of a message older than this is a recording's and is not compared with the clock
 STALLED_S = 5.0  # inputs have stopped if the last one is older than this and than three mean intervals
+REPEAT_S = 5.0  # shortest interval between two log lines of one kind
+LINE_CHARACTERS = 1000  # of a log line or a diagnostic; a string of a message may have megabytes
+KINDS = 100  # kinds of log lines whose repetitions are counted
 RECENT_S = 10.0  # an error this recent makes the node's status an error
 DROPPING = 0.5  # above this share of dropped inputs the node's status is a warning
 
@@ -144,6 +148,42 @@ class Statistics:
             **counts, rate_hz=rate, latency_p50_ms=l50, latency_p95_ms=l95, work_p50_ms=w50, work_p95_ms=w95,
             queue=queue, queue_max=queue_max, last_error=last_error,
         )  # fmt: skip
+
+
+class RepeatedLines:
+    """Counts log lines that repeat themselves, so that each is logged once per `REPEAT_S`. Thread-safe.
+
+    Lines that differ in numbers only, such as stamps, counts or ids, are repetitions.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def count(self, line: str) -> int | None:
+        """Return how often a line was held back if it is due, else None."""
+        now, kind = time.monotonic(), re.sub(r"\d+", "0", line)
+        with self._lock:
+            last, held = self._kinds.pop(kind, (float("-inf"), 0))
+            is_due = now - last >= REPEAT_S
+            self._kinds[kind] = (now, 0) if is_due else (last, held + 1)  # the newest come last
+            if len(self._kinds) > KINDS:
+                del self._kinds[next(iter(self._kinds))]
+        return held if is_due else None
+
+
+def shorten(text: str) -> str:
+    """Return a text in one line of at most `LINE_CHARACTERS`, without control characters, for logs and diagnostics.
+
+    A long text keeps its begin and its end, which has the remedy.
+    """
+    if len(text) > LINE_CHARACTERS:
+        kept = LINE_CHARACTERS - 40
+        text = f"{text[: 2 * kept // 3]} … ({len(text) - kept} characters) … {text[-(kept // 3) :]}"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def _stalled(times: Sequence[float], now: float) -> bool:

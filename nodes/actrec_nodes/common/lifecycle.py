@@ -1,12 +1,11 @@
 """The base of every node: lifecycle, parameters, errors of one line, statistics, and a thread for its work."""
 
 import contextlib
-import re
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,17 +19,14 @@ from std_msgs.msg import String
 from actrec.utils.config import setting
 from actrec.utils.errors import AbortedError, ActrecError, DeviceError
 from actrec_nodes.common import diagnostics, parameters, topics
-from actrec_nodes.common.diagnostics import Statistics
+from actrec_nodes.common.diagnostics import RepeatedLines, Statistics, shorten
 from actrec_nodes.common.subscriptions import publisher_events
 
 ConfigT = TypeVar("ConfigT")
 T = TypeVar("T")
 
-REPEAT_S = 5.0  # shortest interval between two log lines of one kind
 LAST_STATISTICS_S = 0.5  # time for the last statistics to reach subscribers
-LINE_CHARACTERS = 1000  # of a log line or a diagnostic; a string of a message may have megabytes
 FINISH_S, INTERRUPT_S = 0.2, 0.05  # for work in progress when a node stops: until it is interrupted, and again
-COMPLAINTS = 100  # kinds of log lines whose repetitions are counted
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         statistics: Counters, reset by each activation.
         exit_status: Set when the node has no more work: a recording has ended, or the node was shut down.
         is_interrupted: Returns whether the process is to end, so that a long transition gives up.
-        busy: What the node does before it can work, for the diagnostics; else empty.
+        busy: What the node does before it can work, for the diagnostics; else empty (`working`).
+        patiently: Returns a context in which a call of a library may keep Python's lock for long.
         on_finish: Called when `exit_status` is set.
     """
 
@@ -87,9 +84,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.exit_status: int | None = None
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.busy = ""
+        self.patiently: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self.on_finish: Callable[[], None] = lambda: None
-        self._complaints: dict[str, tuple[float, int]] = {}
-        self._complaints_lock = threading.Lock()
+        self._complaints = RepeatedLines()
         self._worker: Worker[Any] | None = None
         self._steady_timers: list[Any] = []
         self._outputs: list[Any] = []
@@ -289,16 +286,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
         Lines that differ in numbers only, such as stamps, counts or ids, are repetitions.
         """
-        now, kind = time.monotonic(), re.sub(r"\d+", "0", shorten(line))
-        with self._complaints_lock:
-            last, held = self._complaints.pop(kind, (float("-inf"), 0))
-            due = now - last >= REPEAT_S
-            self._complaints[kind] = (now, 0) if due else (last, held + 1)  # the newest come last
-            if len(self._complaints) > COMPLAINTS:
-                del self._complaints[next(iter(self._complaints))]
-        if not due:
-            return
-        self._log(f"{line} (and {held} times more)" if held else line, level)
+        held = self._complaints.count(shorten(line))
+        if held is not None:
+            self._log(f"{line} (and {held} times more)" if held else line, level)
 
     def _log(self, message: str, level: str) -> None:
         message = shorten(message)  # a name in it may come from a message
@@ -318,9 +308,25 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Return the seconds from a stamp to now on the node's clock (simulated with `use_sim_time`)."""
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
 
+    @contextlib.contextmanager
+    def working(self, on: str) -> Iterator[None]:
+        """State in the statistics and diagnostics that the node works `on` something before it can go on.
+
+        Its process is then not taken for one that hangs, although it may not answer for a minute.
+        """
+        before, self.busy = self.busy, on
+        try:
+            with self.patiently():
+                self.report()
+                yield
+        finally:
+            self.busy = before
+            self.report()
+
     def report(self) -> None:
         """Publish and log the figures now."""
         snapshot, own = self.statistics.snapshot(), self.figures()
+        own = {**own, "busy": self.busy} if self.busy else own
         self._statistics_publisher.publish(String(data=snapshot.json(own)))
         self._diagnostics.publish(
             snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy or self._waiting, own
@@ -372,7 +378,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None] | None = None) -> Any:
         try:
-            action()
+            with self.patiently():
+                action()
             return TransitionCallbackReturn.SUCCESS
         except Exception as error:
             line = f"cannot {what}: {one_line(error)}"
@@ -397,17 +404,6 @@ def one_line(error: Exception) -> str:
     """Return an error as one line of `shorten`; an unexpected one with its type."""
     text = shorten(str(error))
     return text if isinstance(error, ActrecError) else f"{type(error).__name__}: {text}"
-
-
-def shorten(text: str) -> str:
-    """Return a text in one line of at most `LINE_CHARACTERS`, without control characters, for logs and diagnostics.
-
-    A long text keeps its begin and its end, which has the remedy.
-    """
-    if len(text) > LINE_CHARACTERS:
-        kept = LINE_CHARACTERS - 40
-        text = f"{text[: 2 * kept // 3]} … ({len(text) - kept} characters) … {text[-(kept // 3) :]}"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 class Worker(Generic[T]):

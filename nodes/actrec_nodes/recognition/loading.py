@@ -160,16 +160,18 @@ class ModelLoader:
             self._opening.append(session)
             check()
 
+        working: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if hasattr(inference.BACKENDS.get(name), "ready"):
             options["progress"] = self._report_build(model, check)
+            working = self._node.working(f"loading {model}")  # TensorRT keeps Python's lock while CUDA starts
         try:
             check()
-            return inference.load(self._find(model), name, opened=opening, **options)
+            with working:
+                return inference.load(self._find(model), name, opened=opening, **options)
         except AbortedError:
             check()
             raise
         finally:
-            self._node.busy = ""
             for session in opened:
                 self._opening.remove(session)
 
@@ -205,7 +207,7 @@ class ModelLoader:
             self._node.warn(self.fallback)
             return self.load(model, FALLBACK)
         self._node.get_logger().info(f"{name} is building an engine; {FALLBACK} runs until it is ready")
-        self._later.submit(replace, model)
+        self.submit(replace, model)
         return self.load(model, FALLBACK)
 
     def _report_build(self, model: str, check: Callable[[], None]) -> Callable[[str, int, int], None]:

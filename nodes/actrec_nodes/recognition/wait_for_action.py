@@ -13,7 +13,8 @@ from rclpy.duration import Duration
 from rclpy.task import Future
 
 from actrec.recognition import ActionEvent
-from actrec_nodes.common.lifecycle import ActrecNode, shorten
+from actrec_nodes.common.diagnostics import shorten
+from actrec_nodes.common.lifecycle import ActrecNode
 
 ROUNDS, ROUND_S = 3, 0.5
 """Tasks of the executor until a result is sent: the goal ends, rclpy takes its result, and sends it. Time for each."""

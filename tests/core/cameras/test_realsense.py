@@ -216,6 +216,12 @@ def test_wait_for_camera_after_reset_returns_or_raises(context, device, monkeypa
 
     monkeypatch.setattr(realsense_device, "find", find)
     assert realsense_device.wait_for(context, "1", 5.0) == "back"
+    # At first, the camera is still on the bus: it is not taken for the one that has come back.
+    fitted, buses = iter(["back"]), iter([{"1": "leaving"}, {"1": "leaving"}, {}])
+    monkeypatch.setattr(realsense_device, "connected", lambda _: next(buses))
+    assert realsense_device.wait_for(context, "1", 5.0) == "back"
+    assert next(buses, None) is None
+    monkeypatch.undo()
     monkeypatch.setattr(realsense_device, "find", lambda *_: (_ for _ in ()).throw(DeviceError("unplugged")))
     with pytest.raises(DeviceError, match=r"did not reappear within 0.1 s of its reset: unplug it"):
         realsense_device.wait_for(context, "1", 0.1)
