@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -221,6 +221,17 @@ def numbers(length: int, kind: Callable[[str], float] = finite) -> Callable[[str
         return tuple(map(kind, words))
 
     return parse
+
+
+def refuse(given: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if an option that has no effect is given; `where` is the end of "--part cannot be used …"."""
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
+        raise ConfigError(f"{', '.join(wrong)} cannot be used {where}: leave it out")
+
+
+def refuse_unused(args: argparse.Namespace, options: str, where: str) -> None:
+    """Call `refuse` with some options of a command, separated by blanks; not given, they are empty, false or None."""
+    refuse({name: getattr(args, name) for name in options.split()}, where)
 
 
 def names(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec import inference
+from actrec.cli import refuse
 from actrec.cli.train import (
     add_data_argument,
     add_dataset_arguments,
@@ -123,8 +124,7 @@ def run(args: argparse.Namespace) -> int:
 def _show_table(args: argparse.Namespace) -> int:
     unused = {**_options(args), "option": args.option, "labels": args.labels, "stream": args.stream,
               "elsewhere": args.elsewhere, "dataset_options": None, "root": None}  # fmt: skip
-    if wrong := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value]:
-        raise ConfigError(f"{', '.join(wrong)} cannot be used with --table: leave it out")
+    refuse(unused, "with --table")
     tables = importlib.import_module("actrec_models.training.paper_tables").find(args.table)
     if args.models and len(tables) > 1:
         raise ConfigError(f"models are scored in one table: name it, e.g. --table {tables[0].name}")
@@ -141,9 +141,9 @@ def _show_table(args: argparse.Namespace) -> int:
 
 
 def _score_streams(args: argparse.Namespace) -> int:
-    unused = {**_options(args), "option": args.option, "report": args.report, "dataset_options": None}
-    if wrong := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value]:
-        raise ConfigError(f"{', '.join(wrong)} cannot be used with --stream, which scores no dataset: leave it out")
+    unused = {**_options(args), "option": args.option, "report": args.report, "elsewhere": args.elsewhere,
+              "dataset_options": None}  # fmt: skip
+    refuse(unused, "with --stream, which scores no dataset")
     streams = importlib.import_module("actrec_models.evaluation.streams")
     given = config.build(RecordingConfig, config.parse_pairs(args.recording, "--recording"))
     recordings = streams.open_streams(args.stream, args.labels, given)
@@ -159,8 +159,7 @@ def _score_streams(args: argparse.Namespace) -> int:
 
 def _score_elsewhere(args: argparse.Namespace) -> int:
     unused = {**_options(args), "report": args.report, "labels": args.labels, "dataset_options": None}
-    if wrong := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value]:
-        raise ConfigError(f"{', '.join(wrong)} cannot be used with --elsewhere: leave it out")
+    refuse(unused, "with --elsewhere")
     elsewhere, protocol = (
         importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("elsewhere", "protocol")
     )

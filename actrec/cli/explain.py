@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.cli import amount, count
+from actrec.cli import amount, count, refuse_unused
 from actrec.cli.train import add_data_argument, add_dataset_arguments, add_recording_argument, folder_options
 from actrec.inference.session import Session, body_layout
 from actrec.skeleton import layouts
@@ -62,10 +62,13 @@ def run(args: argparse.Namespace) -> int:
     if problem := "it is a file" if os.path.isfile(args.out) else folders.problem(args.out.absolute().parent):
         raise DeviceError(f"cannot write to '{args.out}' ({problem}): name another folder")
     if args.clip is None:
+        refuse_unused(args, "at person label", "without CLIP")
         found = _by_class(args)
     elif folders.expanded(args.clip).exists():
+        refuse_unused(args, "dataset split part root option", f"with a recording, '{args.clip}'")
         found = _of_recording(args)
     else:
+        refuse_unused(args, "at person", f"with the dataset's clip {args.clip}")
         found = _of_dataset(args)
     print(json.dumps(found, indent=1) if args.json else _text(found))
     return 0

@@ -11,11 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actrec.cli import count, names
+from actrec.cli import count, names, refuse_unused
 from actrec.cli.train import add_data_argument, add_recording_argument, add_root_argument, folder_options
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError
 
+RENDERS_WITHOUT = "streams estimate picture_size set scheduler check repair prune strict"
 _SHOWN = 10  # number of skipped items printed; the file lists all
 
 EPILOG = """\
@@ -88,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--check only looks, {other} changes the store: give one of them")
     out = args.out or Path("prepared") / args.dataset
     if args.render_every:
+        refuse_unused(args, RENDERS_WITHOUT, "with --render-every, which writes no store")
         return _render(args, data)
+    refuse_unused(args, "render_split", "without --render-every")
     return _check(args, out) if args.check else _prepare(args, out, data)
 
 

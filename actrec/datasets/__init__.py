@@ -3,7 +3,9 @@
 import contextlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ __all__ = [
     "DATASETS", "PARTS", "Clip", "ClipDataset", "Entry", "PreparedDataset", "Source", "SourceDataset", "create",
     "create_unknown", "find_duplicates", "folder", "folds", "is_store", "source",
 ]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 DATASETS = Registry(
     "dataset",
@@ -50,6 +54,9 @@ READ_AT_MOST = 5000
 FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17", "everyday": ".",
             "rendered_everyday": "."}  # fmt: skip
 """Name of the shared folder of datasets that use the same files; the last two merge folders below the data root."""
+
+_WARNED: set[Path] = set()
+"""Stores of which `_warn_omitted` warned."""
 
 PARTS = ("train", "test")
 RESERVED = ("name", "root", "split", "part")
@@ -120,6 +127,7 @@ def _open_store(
     head = store.head
     if head.dataset != name:
         raise ConfigError(f"'{store.folder}' holds {head.dataset}, not {name}: prepare it into a folder called {name}")
+    _warn_omitted(name, store, options)
     fold = options.pop("fold", 0)
     if type(fold) is not int:
         raise ConfigError(f"{name}'s fold is {fold!r}, expected a number")
@@ -131,6 +139,24 @@ def _open_store(
                 f"--option {key}={value}"
             )
     return store.part(split, part, fold, unknown)
+
+
+def _warn_omitted(name: str, store: PreparedDataset, options: dict[str, Any]) -> None:
+    """Warn once of a store whose preparation had options other than the default that are not in `options`.
+
+    A store of the user's folder is skipped: its options have no defaults to compare with.
+    """
+    if name == "folder" or store.folder in _WARNED:
+        return
+    settings = getattr(source(name, store.folder), "config", None)
+    defaults = json.loads(json.dumps({} if settings is None else asdict(settings)))
+    own = {key: value for key, value in store.head.options.items() if key not in options}
+    if other := [f"{key}={json.dumps(value)}" for key, value in own.items() if value != defaults.get(key)]:
+        _WARNED.add(store.folder)
+        logger.warning(
+            "'%s' was prepared with %s, which is not asked for: add it to dataset_options, or as --option",
+            store.folder, ", ".join(other),
+        )  # fmt: skip
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -316,6 +316,7 @@ class Source(ABC):
         measure: Metric of the official protocol: "accuracy" (top-1) or "mean_class_accuracy".
         folds: Number of folds of each split, chosen by the option `fold` (from 1); 0 for none.
         merges: For each coarser dataset of the same items, its label for each label of this dataset.
+        includes: Datasets all items of which are in this one.
         has_files: Whether the dataset is read from files.
         caveat: Note for every card and report about the dataset.
         license: License of models trained on it.
@@ -330,6 +331,7 @@ class Source(ABC):
     folds: ClassVar[int] = 0
     has_files: ClassVar[bool] = True
     merges: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    includes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -409,6 +411,15 @@ class Source(ABC):
     def license_of(cls, options: Mapping[str, Any]) -> str:
         """Return the license of models trained on the dataset with these options."""
         return cls.license
+
+    @classmethod
+    def divisions(cls, name: str, split: str, part: str, options: Mapping[str, Any]) -> dict[str, str]:
+        """Return each published dataset that a part of the dataset `name` shows, with the division of that part.
+
+        The parts of a division are disjoint. A division is "" if all of that dataset is shown.
+        """
+        division = f"split {split}" + (f", fold {options.get('fold', 1)}" if cls.folds else "")
+        return dict.fromkeys((name, *cls.merges, *cls.includes), division)
 
     def check(self, split: str) -> None:
         """Raise ConfigError if the dataset has no such split."""

@@ -135,6 +135,18 @@ class Everyday(Source):
         names = [*map(str, chosen.sets), *([ACTED] if chosen.acted else [])]
         return "; ".join(f"{name}: {datasets.DATASETS.get(name).license}" for name in names)
 
+    @classmethod
+    def divisions(cls, name: str, split: str, part: str, options: Mapping[str, Any]) -> dict[str, str]:
+        """Return the merged datasets instead of `name`, as the base class."""
+        sets = list(map(str, options.get("sets") or SETS))
+        if split == "leave_one_set_out":
+            tested = SETS[int(options.get("fold", 1)) - 1]
+            return {each: "" for each in sets if (each == tested) == (part == "test")}
+        if split != "own":
+            return dict.fromkeys(sets, f"{split} of everyday")
+        kinds = {each: datasets.DATASETS.get(each) for each in sets}
+        return {k: v for each, kind in kinds.items() for k, v in kind.divisions(each, kind.splits[0], part, {}).items()}
+
     def _is_shown(self, label: str) -> bool:
         """Return whether a merged set, or a part of its clips, has a class of the vocabulary."""
         words = vocabulary()

@@ -21,6 +21,8 @@ LIMBS = ("head", "spine", "left arm", "right arm", "left leg", "right leg")
 _OF_LIMB = {"shoulder": "arm", "elbow": "arm", "wrist": "arm", "hand": "arm", "thumb": "arm",
             "hip": "leg", "knee": "leg", "ankle": "leg", "foot": "leg"}  # fmt: skip
 BATCH = 32
+LEAST = 1e-6
+"""Smallest probability whose logarithm is taken; smaller ones count as this one."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Importance:
     Attributes:
         names: Of the joints or limbs.
         members: The joints of each, as indices.
-        values: [names, segments] decrease of ln p of the label if they are not seen in that part of the window.
+        values: [names, segments] decrease of ln p of the label, p as published, if they are not seen in that part.
         whole: [names] the same if they are not seen at all.
     """
 
@@ -92,8 +94,8 @@ def _without(clip: Clip, joints: tuple[int, ...], span: slice) -> dict[str, np.n
 
 
 def _log_probability(session: Session, clips: Sequence[Clip], label: int) -> np.ndarray:
-    found = session.logits(clips).astype(np.float64)
-    return np.asarray(found[:, label] - np.logaddexp.reduce(found, axis=1))
+    found = session.probabilities(clips)[:, label].astype(np.float64)
+    return np.log(np.maximum(found, LEAST))
 
 
 def _limbs(layout: layouts.Layout) -> list[tuple[str, tuple[int, ...]]]:

@@ -140,6 +140,7 @@ class Ntu120(Ntu60):
     """
 
     splits: ClassVar = ("cross_subject", "cross_setup")
+    includes: ClassVar = ("ntu60",)
     classes = ACTIONS
     lists: ClassVar[tuple[str, ...]] = ("NTU_RGBD120_samples_with_missing_skeletons.txt",)
     training_subjects: ClassVar = SUBJECTS_120

@@ -102,18 +102,22 @@ def trained_sets(package: ModelPackage) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for training in provenance.trainings(package.provenance):
-        names, split, options = [training["dataset"]], "", training.get("options", {})
-        if training["dataset"] == "everyday":
-            names, split = options.get("sets") or list(SETS), training["split"]
-        if split == "leave_one_set_out":
-            left_out, split = SETS[int(options.get("fold", 1)) - 1], ""
-            names = [name for name in names if name != left_out]
+        split = _split_of_sets(training["dataset"], training["split"])
+        names = provenance.divisions(training, "train")
         found |= {name: split if found.get(name, split) == split else "" for name in names}
     return found
 
 
-def left_out(package: ModelPackage, data_root: str) -> list[Share]:
+def _split_of_sets(dataset: str, split: str) -> str:
+    """Return the split of `everyday`, or of a dataset made of it, if it divides each set; else an empty text."""
+    merges = dataset in datasets.DATASETS.names() and issubclass(datasets.DATASETS.get(dataset), Everyday)
+    return split if merges and split != "leave_one_set_out" else ""
+
+
+def left_out(package: ModelPackage, data_root: str, base: ModelPackage) -> list[Share]:
     """Return the training people of the sets that a network with split leave_one_set_out was trained without.
+
+    The split of `base`, of the same recipe, decides who these people are.
 
     Raises:
         ConfigError: There are none.
@@ -123,7 +127,8 @@ def left_out(package: ModelPackage, data_root: str) -> list[Share]:
         raise ConfigError(
             f"{package.name} was trained on every set in '{data_root}': it has no set to choose thresholds on"
         )
-    return [Share(share.name, "own", "train") for share in shares_]
+    key = _split_of_sets(base.provenance.dataset, base.provenance.split) or "own"
+    return [Share(share.name, key, "train") for share in shares_]
 
 
 def other_epochs(packages: Sequence[ModelPackage], base: ModelPackage) -> str:

@@ -251,16 +251,11 @@ def check_not_trained_on(models: Sequence[Model], target: Target, clips: ClipDat
 def _same_split(model: Model, target: Target) -> bool:
     """Return whether a model was trained on the other part of the same split of the user's recordings."""
     trained = model.package.provenance
-    if trained.dataset != USER_FOLDER or _held_out(_trained_options(model, USER_FOLDER)) != _held_out(target.options):
+    same = provenance.same_split(provenance.trainings(trained), target.split, target.options)
+    if trained.dataset != USER_FOLDER or not same:
         return False
     # A store has the one split that it was prepared with, whatever the options.
     return not datasets.is_store(target.root) or target.open("train").fingerprint() == trained.data_sha256
-
-
-def _held_out(options: Mapping[str, Any]) -> list[str]:
-    """Return the people of the test part; a single one may be given without a list."""
-    people = options.get("held_out", [])
-    return sorted(map(str, people)) if isinstance(people, (list, tuple)) else [str(people)]
 
 
 def _trained_options(model: Model, dataset: str) -> dict[str, Any]:

@@ -1,31 +1,35 @@
 """Repeated trainings of one recipe: over the folds of a dataset, or over seeds, each scored, with mean and deviation.
 
 Each repetition has a folder of its own in the run's, `fold_07` or `seed_2`, with its checkpoints and `figures.json`.
-One that has its figures is not trained again, so the same command continues a run that was stopped.
+One that has its figures is not trained again, so the same command continues a run that was stopped. The summary is of
+all repetitions in the folder.
 """
 
 import dataclasses
 import json
 import logging
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from actrec import datasets
+from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.folders import write_file
 from actrec_models.evaluation.evaluator import EvalOptions, evaluate_models
 from actrec_models.evaluation.protocol import open_model
-from actrec_models.training import trainer
+from actrec_models.training import checkpoints, initial_weights, trainer
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 FIGURES, SUMMARY = "figures.json", "summary.json"
+TESTED = "test_sha256"
+"""Key of the fingerprint of the test part in `FIGURES`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Repetitions:
         split: Its split.
         measure: Field of `Repetition` that the dataset's protocol reports.
         results: One for each repetition.
+        model: The network; empty if an earlier version wrote the summary.
+        dataset_options: Options of the dataset, but the fold.
     """
 
     kind: str
@@ -60,6 +66,8 @@ class Repetitions:
     split: str
     measure: str
     results: tuple[Repetition, ...]
+    model: str = ""
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def values(self) -> list[float]:
@@ -137,12 +145,13 @@ def train(
         asked: Folds or seeds; no folds are all that the dataset has in its folder.
         data_root: Folder with a subfolder per dataset; `root`: folder of the recipe's dataset itself.
         out: Folder of the run.
-        resume: Keep the repetitions that are trained already.
+        resume: Keep the repetitions that are trained already, and count others in `out` too.
         progress: Show progress bars.
         options: Further ones of `trainer.train`.
 
     Raises:
-        ConfigError: The dataset has no such folds, or `out` holds repetitions of another recipe.
+        ConfigError: The dataset has no such folds, or `out` holds repetitions of another recipe, of other data or from
+            other initial weights.
         ActrecError: As `trainer.train` and `evaluate_models`.
         TrainingInterrupted: SIGTERM or Ctrl-C; the same command continues.
     """
@@ -150,10 +159,15 @@ def train(
     width = (
         len(str(datasets.DATASETS.get(recipe.dataset).folds)) if kind == "fold" else 1
     )  # sorted by name, all at once
+    if resume:
+        wanted += _finished(out, kind, width, wanted)
     folders = {number: out / f"{kind}_{number:0{width}d}" for number in wanted}
     runs = {number: _with(recipe, kind, number) for number in wanted}
-    done = {number: _read(folders[number], runs[number]) if resume else None for number in wanted}
+    tested = {number: own.dataset_part(data_root, "test", root).fingerprint() for number, own in runs.items()}
+    done = {number: _read(folders[number], runs[number], tested[number]) if resume else None for number in wanted}
     results: dict[int, Repetition] = {number: result for number, result in done.items() if result is not None}
+    for number in results:
+        _check_data(folders[number], runs[number], data_root, root, options.get("init", ()))
     if results:
         logger.info("%d of %d %ss have figures already", len(results), len(wanted), kind)
     first = not getattr(rank_zero_only, "rank", None)  # of several processes, it scores
@@ -162,7 +176,7 @@ def train(
 
     def score(number: int, checkpoint: Path) -> None:
         results[number] = _score(number, checkpoint, runs[number], data_root, root, progress)
-        content = {"recipe": runs[number].as_dict(), **dataclasses.asdict(results[number])}
+        content = {"recipe": runs[number].as_dict(), TESTED: tested[number], **dataclasses.asdict(results[number])}
         write_file(folders[number] / FIGURES, (json.dumps(content, indent=2) + "\n").encode())
         logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
 
@@ -181,7 +195,8 @@ def train(
             score(number, checkpoint)
     measure = datasets.DATASETS.get(recipe.dataset).measure
     ordered = tuple(results[number] for number in wanted if number in results)
-    summary = Repetitions(kind, recipe.dataset, recipe.split, measure, ordered)
+    known = {name: value for name, value in recipe.dataset_options.items() if name != "fold"}
+    summary = Repetitions(kind, recipe.dataset, recipe.split, measure, ordered, recipe.model, known)
     if first:
         write_file(out / SUMMARY, (json.dumps(summary.as_dict(), indent=2) + "\n").encode())
     return summary
@@ -199,12 +214,33 @@ def read_summary(folder: Path) -> Repetitions | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         results = tuple(Repetition(**each) for each in content["results"])
-        summary = Repetitions(**{key: content[key] for key in ("kind", "dataset", "split", "measure")}, results=results)
+        first = {key: content[key] for key in ("kind", "dataset", "split", "measure")}
+        more = {key: content[key] for key in ("model", "dataset_options") if key in content}
+        summary = Repetitions(**first, results=results, **more)
         if not results or summary.mean != summary.mean:
             raise ValueError("it has no results")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"'{path}' is damaged ({error}): give the command of the training again") from error
     return summary
+
+
+def _finished(out: Path, kind: str, width: int, but: Sequence[int]) -> list[int]:
+    """Return the numbers of further repetitions in a folder that have figures."""
+    names = [path.parent.name.removeprefix(f"{kind}_") for path in out.glob(f"{kind}_*/{FIGURES}")]
+    numbers = [int(name) for name in names if name.isdecimal() and name == f"{int(name):0{width}d}"]
+    return sorted(set(numbers) - set(but))
+
+
+def _check_data(folder: Path, recipe: Recipe, data_root: str, root: str, init: Sequence[Path]) -> None:
+    """Raise ConfigError if a finished repetition was trained on other data or from other initial weights.
+
+    Without its checkpoint, this is unknown.
+    """
+    if (found := checkpoints.newest(folder)) is None:
+        return
+    own = config.build(Recipe, found[1]["hyper_parameters"]["recipe"])  # compared by `_read`
+    data = trainer.fingerprint(*trainer.training_data(recipe, data_root, root))
+    checkpoints.check_same_run(found, own, data, [initial_weights.identity(file) for file in init])
 
 
 def _with(recipe: Recipe, kind: str, number: int) -> Recipe:
@@ -213,14 +249,14 @@ def _with(recipe: Recipe, kind: str, number: int) -> Recipe:
     return dataclasses.replace(recipe, dataset_options={**recipe.dataset_options, "fold": number})
 
 
-def _read(folder: Path, recipe: Recipe) -> Repetition | None:
-    """Return the figures of a repetition that was trained by `recipe`; None if it has none."""
+def _read(folder: Path, recipe: Recipe, tested: str) -> Repetition | None:
+    """Return the figures of a repetition that was trained by `recipe`; None if it has none, or of another test part."""
     path = folder / FIGURES
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        before = content.pop("recipe")
+        before, scored = content.pop("recipe"), content.pop(TESTED, tested)
         result = Repetition(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         logger.warning("%s is damaged: scoring again", path)
@@ -228,7 +264,9 @@ def _read(folder: Path, recipe: Recipe) -> Repetition | None:
     own = json.loads(json.dumps(recipe.as_dict()))
     if changed := [name for name, value in own.items() if before.get(name) != value]:
         raise ConfigError(f"{folder} holds a run with another {', '.join(changed)}: choose another --out, or --fresh")
-    return result
+    if scored != tested:
+        logger.warning("%s is of another test part: scoring again", path)
+    return result if scored == tested else None
 
 
 def _score(number: int, checkpoint: Path, recipe: Recipe, data_root: str, root: str, progress: bool) -> Repetition:

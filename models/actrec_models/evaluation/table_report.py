@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,22 @@ from actrec_models.training.paper_tables import PREFIX, PaperTable
 
 @dataclass(frozen=True)
 class RowScore:
-    """The figure of a model in one row and column, in %; with its deviation over folds, if it is their mean."""
+    """The figure of a model in one row and column, in %.
+
+    The mean of repetitions has their deviation, and their number and kind, such as "3 folds".
+    """
 
     row: str
     column: str
     model: str
     value: float
     deviation: float | None = None
+    repeated: str = ""
 
     @property
     def text(self) -> str:
         """The figure, with its deviation."""
-        return f"{self.value:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.1f}")
+        return f"{self.value:.1f}" + (f" ± {self.deviation:.1f} ({self.repeated})" if self.repeated else "")
 
 
 def score(
@@ -65,17 +69,27 @@ def score(
         summary = repetitions.read_summary(Path(path))
         if summary is None:
             model = open_model(path, **options)
-            trained, split = model.package.provenance.dataset, model.package.provenance.split
+            known = model.package.provenance
+            trained, split = known.dataset, known.split
+            network = "" if "fused" in known.figures else model.package.family
+            data = known.settings.get("dataset_options") if known.settings else None
         else:
-            trained, split = summary.dataset, summary.split
+            trained, split, network = summary.dataset, summary.split, summary.model
+            data = summary.dataset_options if network else None
         fitting = {
             key: own
             for key, own in recipes.items()
-            if provenance.same_recordings(trained, own.dataset) and split == own.split
+            if provenance.same_recordings(trained, own.dataset)
+            and split == own.split
+            and network in ("", own.model)
+            and (data is None or _but_fold(data) == _but_fold(own.dataset_options))
         }
         if not fitting:
-            of = ", ".join(dict.fromkeys(f"split {own.split} of {own.dataset}" for own in recipes.values()))
-            raise ConfigError(f"{path} was trained on split {split} of {trained}, but row {place} is of {of}")
+            of = [_training(own.model, own.dataset, own.split, own.dataset_options) for own in recipes.values()]
+            raise ConfigError(
+                f"{path} holds {_training(network, trained, split, data or {})}, but row {place} is of "
+                + ", ".join(dict.fromkeys(of))
+            )
         by_clips: dict[str, list[str]] = {}
         for key, own in fitting.items():
             by_clips.setdefault(json.dumps([own.dataset, own.split, own.dataset_options]), []).append(key)
@@ -86,13 +100,24 @@ def score(
             )
         for key, own in fitting.items():
             if summary is not None:
-                found.append(RowScore(row, key, path, 100 * summary.mean, 100 * summary.deviation))
+                count = f"{len(summary.results)} {summary.kind}s"
+                found.append(RowScore(row, key, path, 100 * summary.mean, 100 * summary.deviation, count))
                 continue
             asked = EvalOptions(dataset=own.dataset, split=own.split, root=root)
             evaluation = evaluate_models([model], data_root, asked, progress)
             value = evaluation.results[0].summary()[evaluation.target.source.measure]
             found.append(RowScore(row, key, path, 100 * value))
     return found
+
+
+def _but_fold(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "fold"}
+
+
+def _training(network: str, dataset: str, split: str, options: Mapping[str, Any]) -> str:
+    """Describe a training; `network` is empty if it is unknown or fused of several."""
+    known = _but_fold(options)
+    return f"{network or 'a training'} on split {split} of {dataset}" + (f" with {known}" if known else "")
 
 
 def text(tables: Sequence[PaperTable], scores: Sequence[RowScore] = ()) -> str:

@@ -75,7 +75,7 @@ def left_out(sessions: Sequence[Session], base: ModelPackage, data_root: str) ->
     played, names = [], []
     for session in sessions:
         session.package = dataclasses.replace(session.package, rejection=base.rejection)
-        for share in elsewhere.left_out(session.package, data_root):
+        for share in elsewhere.left_out(session.package, data_root, base):
             recordings = elsewhere.recordings(data_root, share, {}, people=0, minutes=LEFT_OUT_MINUTES)
             played += play(session, recordings)
             names.append(share.name)

@@ -153,7 +153,7 @@ def write_package(
     draft, half = precision.with_float16(draft, content) if float16 else (draft, {})
     with tempfile.TemporaryDirectory() as scratch:
         written = package.write(Path(scratch) / folder.name, draft, content, lower=half)
-        test = rejection.dataset_part(recipe, roots[0], "test", roots[1])
+        test = recipe.dataset_part(roots[0], "test", roots[1])
         draft = with_evaluation(draft, recipe, inference.load(written, REFERENCE), test, roots)
         draft = with_lower_accuracies(draft, recipe, written, test)
     return package.write(folder, draft, content, weights, card(draft, folder.name), overwrite, half)
@@ -179,6 +179,7 @@ def with_evaluation(
     figures = {"streams": len(features.modalities(session.package.inputs)), **draft.provenance.figures}
     figures |= {"accuracy": float(correct.mean()) if len(test) else 0.0, "test_clips": len(test)}
     figures |= duplicate_figures(recipe, test, correct, roots)
+    live = logits
     if recipe.clips != "live" and len(test):
         live = evaluation.score(session, test, "live").logits
         figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
@@ -198,7 +199,8 @@ def with_evaluation(
             figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *used]))
         if len(test):
             unknown = rejection.unknown_logits(recipe, session, roots[0], "test", roots[1])
-            figures |= _rejection_figures(fitted, logits, correct, unknown)
+            judged = logits if rejection.clip_mode(recipe) == recipe.clips else live  # as the threshold was chosen
+            figures |= _rejection_figures(fitted, judged, judged.argmax(axis=1) == test.labels, unknown)
     trained = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
     return dataclasses.replace(draft, rejection=chosen, provenance=trained)
 
@@ -244,7 +246,7 @@ def duplicate_figures(
     """
     if recipe.dataset == "folder":  # the user's own recordings are distinguished by identity
         return {}
-    duplicates = find_duplicates(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))
+    duplicates = find_duplicates(test, lambda: recipe.dataset_part(roots[0], "train", roots[1]))
     unique = np.array([name not in duplicates for name in test.names])
     if not duplicates or not unique.any():
         return {}

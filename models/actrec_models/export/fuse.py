@@ -23,6 +23,7 @@ from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.evaluation.evaluator import comparable_inputs
+from actrec_models.export import rejection
 from actrec_models.export.exporter import write_package
 from actrec_models.export.onnx_graph import PARITY, run_onnx, simplify, to_onnx, trace_module
 from actrec_models.training import initial_weights, provenance
@@ -162,7 +163,8 @@ def fuse(
         root: Folder of their dataset; empty for its folder in `data_root`.
 
     Raises:
-        ConfigError: Too few networks, or weights that do not fit.
+        ConfigError: Too few networks, weights that do not fit, or networks that held out different clips, on which the
+            threshold would be chosen.
         PackageError: An invalid source, networks that do not fit together, or no known recipe.
     """
     shares = _shares(sources, method, weights)
@@ -179,6 +181,14 @@ def fuse(
         )  # fmt: skip
     inputs, names = _merge_inputs([stream.description for stream in streams])
     content = join_graphs([stream.content for stream in streams], names, method, shares.tolist())
+    if not rejection.calibration_obstacle(recipe, inputs, data_root, root):
+        for stream in streams:
+            if stream.recipe is not None:
+                rejection.check_held_out(
+                    recipe, stream.recipe, inputs, f"{stream.name} was trained on clips that others of these networks "
+                    "held out for the threshold: train all of them with one validation and seed, or fuse their scores "
+                    "with actrec eval --fuse",
+                )  # fmt: skip
     options = ["--fuse", method, "--weights", *(f"{share:g}" for share in shares), "--out", str(folder)]
     summed = "softmaxes" if method == "softmax" else "logits"
     draft = dataclasses.replace(

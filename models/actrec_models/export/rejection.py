@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec import datasets, features
+from actrec import features
 from actrec.datasets.base import ClipDataset
 from actrec.features.specs import InputSpec
 from actrec.inference import package
@@ -142,7 +142,7 @@ def calibration_obstacle(recipe: Recipe, specs: Iterable[InputSpec], data_root: 
     """Return why no threshold can be chosen for a network with these inputs; empty if it can."""
     specs = list(specs)
     own = recipe.unknown_clips(data_root, "train", root)
-    known = dataset_part(recipe, data_root, "train", root)
+    known = recipe.dataset_part(data_root, "train", root)
     obstacle = "" if len(own) else _unknown_dataset_obstacle(recipe, specs, known.classes, data_root)
     others = _streams_beside_bodies(specs)
     if obstacle or not others:
@@ -193,9 +193,9 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
         held = recipe.components().validation.split(training_clips(recipe, data_root, root), recipe.seed)[1]
         assert held is not None
         clips, which = held, f"{len(held)} clips held out"
-        known = evaluation.score(session, clips, _mode(recipe)).logits
+        known = evaluation.score(session, clips, clip_mode(recipe)).logits
     else:
-        clips = dataset_part(recipe, data_root, "train", root)
+        clips = recipe.dataset_part(data_root, "train", root)
         known, which = _augmented_logits(recipe, session, clips), "augmented"
     chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
     own = len(recipe.unknown_clips(data_root, "train", root))
@@ -229,7 +229,7 @@ def calibrate_left_out(
     parts, names = [], []
     for session in sessions:
         labels = session.package.labels
-        for share in elsewhere.left_out(session.package, data_root):
+        for share in elsewhere.left_out(session.package, data_root, base):
             clips, truth = elsewhere.shared_clips(data_root, share, {})
             logits = np.asarray(evaluation.score(session, clips, "live").logits)
             parts.append((logits, np.array([labels.index(name) if name in labels else -1 for name in truth])))
@@ -248,10 +248,18 @@ def calibrate_left_out(
     )
 
 
-def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) -> None:
+def check_held_out(
+    recipe: Recipe,
+    trained: Recipe,
+    specs: Iterable[InputSpec],
+    message: str = "the recipe holds out other clips than the training: use the training's validation and seed",
+) -> None:
     """Raise a ConfigError if the rejection is chosen on held-out clips and the recipe holds out other ones."""
-    if _streams_beside_bodies(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
-        raise ConfigError("the recipe holds out other clips than the training: use the training's validation and seed")
+    ours, theirs = (each.components().validation for each in (recipe, trained))
+    if not (_streams_beside_bodies(specs) or (recipe.background and ours.by)):
+        return
+    if ours != theirs or (not ours.only and recipe.seed != trained.seed):
+        raise ConfigError(message)
 
 
 def _streams_beside_bodies(specs: Iterable[InputSpec]) -> list[str]:
@@ -269,7 +277,7 @@ def _augmented_logits(recipe: Recipe, session: Session, clips: ClipDataset) -> n
     return evaluation.window_logits(session, bodies)
 
 
-def _mode(recipe: Recipe) -> str:
+def clip_mode(recipe: Recipe) -> str:
     """Return the clip mode of the clips that the rejection is chosen on."""
     return "stretched" if recipe.clips == "stretched" else "live"
 
@@ -284,15 +292,15 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
     """
     if part == "train" and len(held := held_background(recipe, data_root, root)):
-        return np.asarray(evaluation.score(session, held, _mode(recipe)).logits)
+        return np.asarray(evaluation.score(session, held, clip_mode(recipe)).logits)
     clips: ClipDataset = recipe.unknown_clips(data_root, part, root)
     if not len(recipe.unknown_clips(data_root, "train", root)):
         clips = unknown_clips.load(recipe, session.package.labels, data_root, part).read()
         if body_layout(session.package) == "hand_22":
-            clips = hands_from_bodies(clips, dataset_part(recipe, data_root, part, root))
+            clips = hands_from_bodies(clips, recipe.dataset_part(data_root, part, root))
     if not len(clips):
         return np.zeros((0, len(session.package.labels)), np.float32)
-    logits: np.ndarray = evaluation.score(session, clips, _mode(recipe)).logits
+    logits: np.ndarray = evaluation.score(session, clips, clip_mode(recipe)).logits
     return logits
 
 
@@ -308,9 +316,3 @@ def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: st
     """Return the identities of the user's recordings that a threshold is chosen on (`ClipDataset.identities`)."""
     own = recipe.unknown_clips(data_root, "train", root)
     return own.identities() if len(own) else unknown_clips.load(recipe, classes, data_root, "train").identities()
-
-
-def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:
-    """Open the "train" or "test" part of a recipe's dataset; `root` is its folder, if not in `data_root`."""
-    folder = root or datasets.folder(data_root, recipe.dataset)
-    return datasets.create(recipe.dataset, folder, split=recipe.split, part=part, **recipe.dataset_options)

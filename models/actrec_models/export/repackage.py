@@ -97,7 +97,7 @@ def recalibrate(
     sessions = _load_left_out(left_out, base)
     if not left_out and (obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots)):
         raise ConfigError(f"{base.name}: no rejection can be chosen: {obstacle}")
-    test = rejection.dataset_part(recipe, data_root, "test", root)
+    test = recipe.dataset_part(data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
     if base.events != EventThresholds():

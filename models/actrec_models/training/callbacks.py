@@ -44,6 +44,18 @@ class TrainingInterrupted(ActrecError):  # noqa: N818  (no error, as StopIterati
         self.signal = number
 
 
+def finite_loss(trainer: lightning.Trainer, outputs: Any, accumulate: int) -> float:
+    """Return the loss of a step, of which `outputs` has one of `accumulate` parts; raise ConfigError if not finite."""
+    found = outputs.get("loss", 0.0) if isinstance(outputs, dict) else outputs  # a step may have none
+    loss = float(found) * accumulate
+    if not math.isfinite(loss):
+        raise ConfigError(
+            f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip, "
+            "and restart with --fresh"
+        )
+    return loss
+
+
 class Checkpoints(Checkpoint):
     """Save `last.ckpt` after each epoch, within it, and at a signal; `best.ckpt` if clips are held out.
 
@@ -88,6 +100,7 @@ class Checkpoints(Checkpoint):
             return
         number, due = self._agree(trainer)
         if number or due:
+            finite_loss(trainer, outputs, self.accumulate)
             self._save(trainer, LAST, trainer.current_epoch, (batch_idx + 1) // self.accumulate)
         if number:
             raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
@@ -197,13 +210,7 @@ class Monitor(lightning.Callback):
         point = self._epoch_steps % _LOG_EVERY == 0
         if not (point or trainer.is_last_batch):
             return
-        found = outputs.get("loss", 0.0) if isinstance(outputs, dict) else outputs  # a step may have none
-        loss = float(found) * self.accumulate
-        if not math.isfinite(loss):
-            raise ConfigError(
-                f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip, "
-                "and restart with --fresh"
-            )
+        loss = finite_loss(trainer, outputs, self.accumulate)
         if not point:
             return
         now = time.perf_counter()

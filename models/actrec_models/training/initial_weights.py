@@ -111,13 +111,18 @@ class WeightFile:
 
 def read(path: Path) -> WeightFile:
     """Return the weights of a file or package's folder; raise PackageError if it is missing, damaged or has none."""
-    if path.is_dir():
-        described = package.load(path, verify=False)
+    is_packaged = path.name == package.WEIGHTS and path.with_name(package.DESCRIPTION).is_file()
+    if path.is_dir() or is_packaged:  # a package's own file has its trainings in the description beside it
+        described = package.load(path.parent if is_packaged else path, verify=False)
         trained = described.provenance
         trainings = tuple(provenance.trainings(trained))
-        tensors = read(package_weights(described)).tensors
+        tensors = _read_file(package_weights(described)).tensors
         recordings = tuple(trained.figures.get("recordings", ()))
         return WeightFile(path, tensors, described.family, len(described.labels), recordings, trainings)
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> WeightFile:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     parameters = content.get("hyper_parameters", {})
     recipe = parameters.get("recipe", {}) if isinstance(parameters, dict) else {}

@@ -66,6 +66,24 @@ def same_recordings(trained: str, dataset: str) -> bool:
     return trained == dataset or dataset in merges
 
 
+def divisions(training: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Return the published datasets in a part of a training's split, with their divisions (`Source.divisions`)."""
+    name = training["dataset"]
+    return _dataset(name).divisions(name, training["split"], part, training["options"])
+
+
+def same_split(trainings: Iterable[Mapping[str, Any]], split: str, options: Mapping[str, Any]) -> bool:
+    """Return whether all trainings on the user's recordings had this split, with the same people in its test part."""
+    own = [each for each in trainings if each["dataset"] == "folder"]
+    return all((each["split"], _held_out(each["options"])) == (split, _held_out(options)) for each in own)
+
+
+def _held_out(options: Mapping[str, Any]) -> list[str]:
+    """Return the people of the test part; a single one may be given without a list."""
+    people = options.get("held_out", [])
+    return sorted(map(str, people)) if isinstance(people, (list, tuple)) else [str(people)]
+
+
 def check(
     who: str, trainings: Iterable[Mapping[str, Any]], dataset: str, split: str, options: Mapping[str, Any]
 ) -> None:
@@ -77,18 +95,18 @@ def check(
     Raises:
         ConfigError: A training was by another split or fold of the same recordings.
     """
-    with_folds = dataset in datasets.DATASETS.names() and datasets.DATASETS.get(dataset).folds
+    tested = divisions(training(dataset, split, options), "test")
     tested_fold = options.get("fold", FIRST_FOLD)
-    for each in trainings:
-        if dataset == "folder" or not same_recordings(each["dataset"], dataset):
+    for each in trainings if dataset != "folder" else ():
+        trained = divisions(each, "train")
+        if all(tested[name] and trained[name] == tested[name] for name in tested.keys() & trained.keys()):
             continue
-        trained_fold = each["options"].get("fold", FIRST_FOLD)
-        if each["split"] != split:
+        if each["split"] != split or each["dataset"] != dataset:
             trained_on, tested_on = f"split '{each['split']}' of {each['dataset']}", f"'{split}'"
-        elif with_folds and trained_fold != tested_fold:
-            trained_on, tested_on = f"fold {trained_fold} of {each['dataset']}", f"'{split}', fold {tested_fold}"
+            tested_on += "" if each["dataset"] == dataset else f" of {dataset}"
         else:
-            continue
+            trained_fold = each["options"].get("fold", FIRST_FOLD)
+            trained_on, tested_on = f"fold {trained_fold} of {each['dataset']}", f"'{split}', fold {tested_fold}"
         raise ConfigError(
             f"{who} was trained on {trained_on}, not {tested_on}: parts of different splits and folds overlap, so "
             "it has trained on clips that would be tested on"

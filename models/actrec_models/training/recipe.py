@@ -372,6 +372,11 @@ class Recipe:
         seconds = network.window.seconds if self.window_s is None else self.window_s
         return dataclasses.replace(network.window, seconds=seconds, gravity=self.gravity)
 
+    def dataset_part(self, data_root: str, part: str, root: str = "") -> datasets.ClipDataset:
+        """Open the "train" or "test" part of the dataset; arguments and errors as for `unknown_clips`."""
+        folder = root or datasets.folder(data_root, self.dataset)
+        return datasets.create(self.dataset, folder, split=self.split, part=part, **self.dataset_options)
+
     def unknown_clips(
         self, data_root: str, part: str, root: str = ""
     ) -> datasets.SourceDataset | datasets.PreparedDataset:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from actrec import datasets, features
+from actrec import features
 from actrec.datasets.base import ClipDataset
 from actrec.features import rates, stamps
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -98,12 +98,13 @@ def train(
     _make_folder(out)
     with checkpoints.locked(out):
         identities = [initial_weights.identity(file) for file in init]
-        clips = training_clips(recipe, data_root, root)
-        background = unknown_clips.background(recipe, clips, data_root, root)[0] if recipe.background else None
+        clips, background = training_data(recipe, data_root, root)
         run = TrainingRun(recipe, clips, resume, progress, machine or Machine(), identities, background)
         recipe = run.completed(recipe)
         module = run.module(recipe)
-        run.load(module, recipe, init)
+        # Only the user's recordings have identities; a recording is the same in any split and folder of theirs.
+        is_own = bool(init) and recipe.dataset == "folder"
+        run.load(module, recipe, init, recipe.dataset_part(data_root, "test", root).identities() if is_own else ())
         if recipe.unknown_dataset and not len(recipe.unknown_clips(data_root, "train", root)):
             if missing := unknown_clips.missing_dataset(recipe, data_root):
                 logger.warning("%s: the package gets no rejection", missing)
@@ -140,8 +141,7 @@ def _make_folder(out: Path) -> None:
 
 def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
     """Return the training part, with the recipe's rendered clips if any; raise InputError if either is empty."""
-    folder = root or datasets.folder(data_root, recipe.dataset)
-    clips = datasets.create(recipe.dataset, folder, split=recipe.split, part="train", **recipe.dataset_options)
+    clips = recipe.dataset_part(data_root, "train", root)
     if not len(clips):
         raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
@@ -151,6 +151,20 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
         raise InputError(f"'{recipe.rendered}' renders no clip of the training part of {recipe.dataset}, split "
                          f"{recipe.split}: make it with actrec prepare {recipe.dataset} --render-every")  # fmt: skip
     return both
+
+
+def training_data(recipe: Recipe, data_root: str, root: str = "") -> tuple[ClipDataset, ClipDataset | None]:
+    """Return the clips of the classes and of the background, None without one; raises as `training_clips`."""
+    clips = training_clips(recipe, data_root, root)
+    return clips, unknown_clips.background(recipe, clips, data_root, root)[0] if recipe.background else None
+
+
+def fingerprint(clips: ClipDataset, background: ClipDataset | None) -> str:
+    """Return the SHA-256 that identifies the data of a run."""
+    digest = clips.fingerprint()
+    if background is None:
+        return digest
+    return hashlib.sha256(f"{digest} {background.fingerprint()}".encode()).hexdigest()
 
 
 class TrainingRun:
@@ -172,10 +186,9 @@ class TrainingRun:
         if "bf16-mixed" in precisions and not fast_bfloat16(self.device):
             logger.warning("this processor only imitates bfloat16, several times slower than float32: "
                            "--set precision=32-true")  # fmt: skip
-        self.fingerprint, self.recordings = whole.fingerprint(), whole.identities()
+        self.fingerprint, self.recordings = fingerprint(whole, background), whole.identities()
         self.background = background
         if background is not None:
-            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {background.fingerprint()}".encode()).hexdigest()
             self.recordings += background.identities()
         self.frame_rates, self.scene_flow = whole.frame_rates(), whole.scene_flow
         self.initial_trainings: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
@@ -229,12 +242,22 @@ class TrainingRun:
         extrema = stamps.extrema(samples, network.input_specs, recipe.gravity)
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": extrema})
 
-    def load(self, module: RecognitionModule, recipe: Recipe, init: Sequence[Path]) -> None:
-        """Load initial weights; raise ConfigError if they do not fit, or were trained on the recipe's test clips."""
+    def load(self, module: RecognitionModule, recipe: Recipe, init: Sequence[Path], tested: Sequence[str] = ()) -> None:
+        """Load initial weights; raise ConfigError if they do not fit, or were trained on the recipe's test clips.
+
+        `tested` are `ClipDataset.identities` of the test part.
+        """
         for file in init:
             weights = initial_weights.read(file)
             initial_weights.load(module.network, recipe.model, weights)
             provenance.check(f"--init {file}", weights.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
+            # People in one recording may be on both sides of the same split.
+            same = provenance.same_split(weights.trainings, recipe.split, recipe.dataset_options)
+            if not same and (met := set(weights.recordings) & set(tested)):
+                raise ConfigError(
+                    f"--init {file} was trained on {len(met)} of the {len(tested)} recordings that would be tested on: "
+                    "choose weights of the same split and held_out, or others to test on"
+                )
             self.recordings += weights.recordings
             self.initial_trainings += weights.trainings
 

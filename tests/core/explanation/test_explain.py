@@ -44,6 +44,19 @@ def test_importance_is_of_joint_and_time_that_decide(tiny: Session) -> None:
     assert found.whole[at[0]] == pytest.approx(found.values[at], abs=1e-5)
 
 
+def test_importance_is_of_published_probability(tiny: Session) -> None:
+    """It has a temperature and a background class, beside which the label may lose without any other label."""
+    rejection = package.Rejection(0.5, temperature=2.0, background=1.5)
+    session = Session(replace(tiny.package, rejection=rejection), tiny.backend)
+    clip, label = left_by_one_joint("hand_tip_right"), LABELS.index("left")
+    found = occlusion.importance(session, clip, label)
+    joint = KINECT_V2_25.index["hand_tip_right"]
+    hidden = {"bodies": clip["bodies"].copy()}
+    hidden["bodies"][0, :, joint] = np.nan
+    seen, unseen = session.probabilities([clip, hidden])[:, label]
+    assert found is not None and found.whole[joint] == pytest.approx(np.log(seen / unseen), abs=1e-5)
+
+
 def test_importance_slow_network_hides_limbs_and_then_nothing(tiny: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(np.arange(0.0, 100.0, 1.0))
     monkeypatch.setattr(occlusion.time, "monotonic", lambda: next(now))  # a prediction takes a second
@@ -148,5 +161,12 @@ def test_explain_recording_writes_figures_or_names_cause(
     assert "no person body_9 at that time; there are" in capsys.readouterr().err
     assert main(["explain", model, str(recording), "--out", str(recording)]) == 1
     assert "it is a file" in capsys.readouterr().err
+    for arguments, message in (
+        ([str(recording), "--dataset", "nucla", "--split", "view"], "--dataset, --split cannot be used with a record"),
+        (["--at", "1", "--person", "body_1", "--label", "left"], "--at, --person, --label cannot be used without CLIP"),
+        (["a clip", "--at", "1"], "--at cannot be used with the dataset's clip a clip"),
+    ):
+        assert main(["explain", model, *arguments, "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
     assert main(["explain", "run/last.ckpt", str(recording), "--out", str(out)]) == 2
     assert "actrec export run/last.ckpt" in capsys.readouterr().err

@@ -413,8 +413,14 @@ def test_prepare_command_lists_datasets_and_rejects_bad_options(published, tmp_p
     assert main(["prepare", "nucla", *out, "--workers", "-1"]) == 2
     assert main(["prepare", "nucla", *out, "--set", "wings=2"]) == 2
     assert main(["prepare", "nucla", *out, "--check"]) == 1
+    render = ["prepare", "nucla", *out[:2], "--out", str(tmp_path / "out.npz"), "--render-every", "9"]
+    assert main([*render, "--streams", "bodies", "--set", "image_quality=90", "--strict"]) == 2
+    assert main(["prepare", "nucla", *out, "--render-split", "view"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert "--streams, --set, --strict cannot be used with --render-every, which writes no store" in error[-2]
+    assert "--render-split cannot be used without --render-every" in error[-1] and len(error) == 6
     assert main(["prepare", "nucla", "--data", str(tmp_path / "nowhere"), *out[2:], "--workers", "0"]) == 1
-    assert len(capsys.readouterr().err.strip().splitlines()) == 5
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert main(["prepare", "nucla", *out, "--workers", "0"]) == 0
     assert main(["prepare", "utd_mhad", *out, "--check"]) == 2
     assert (tmp_path / "out" / STORE).is_file()

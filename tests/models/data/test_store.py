@@ -248,6 +248,17 @@ def test_store_parts_and_options_checked(tmp_path):
         datasets.create("nucla", tmp_path / "out")
 
 
+def test_create_without_the_options_of_a_store_warns_once(tmp_path, caplog):
+    """Else a store of some clips would train as if it held all."""
+    options = {"clips": 1}
+    prepare("acted", tmp_path, tmp_path / "out", options=options, run=Run(workers=0))
+    datasets.create("acted", tmp_path / "out", **options)
+    assert "was prepared with" not in caplog.text
+    for part in ("train", "test"):
+        datasets.create("acted", tmp_path / "out", part=part)
+    assert caplog.text.count("was prepared with clips=1, which is not asked for") == 1
+
+
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 

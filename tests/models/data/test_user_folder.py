@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from actrec import datasets
@@ -19,6 +20,7 @@ from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.perception import recorded_joints
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, InputError
+from actrec_models.training import provenance
 from tests.models.made_up import TINY
 from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
 from tests.tiny_model import person_at
@@ -201,6 +203,41 @@ def test_eval_folder_of_training_people_raises(tmp_path, capsys):
         assert main(["eval", *arguments, *common]) == 1
         assert "was trained on 2 of the 2 clips" in capsys.readouterr().err
     assert main(["eval", models[0], *common, "--part", "train"]) == 0
+
+
+def test_train_init_of_tested_people_raises(tmp_path, capsys):
+    """Weights of split `all` are refused; weights of the same split are not."""
+    recordings = write_three_people(tmp_path / "recordings")
+
+    def train(name, *arguments, **changes):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**TINY, "dataset": "folder", **changes}))
+        command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / name), "--threads", "1"]
+        return main([*command, "--root", str(recordings), "--quiet", *arguments])
+
+    ben, base = {"split": "person", "dataset_options": {"held_out": ["ben"]}}, str(tmp_path / "base/last.ckpt")
+    assert train("base", split="all") == 0
+    assert train("on_base", "--init", base, **ben) == 2
+    assert f"--init {base} was trained on 2 of the 2 recordings that would be tested on" in capsys.readouterr().err
+    assert train("ben", **ben) == 0
+    assert train("on_ben", "--init", str(tmp_path / "ben/last.ckpt"), **ben, seed=2) == 0
+
+
+def test_eval_model_on_people_of_its_base_raises(tmp_path, capsys):
+    """As of a package that an earlier version trained on such a base."""
+    recordings = write_three_people(tmp_path / "recordings")
+    split = {"split": "person", "dataset_options": {"held_out": ["ben"]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**TINY, "dataset": "folder", **split}))
+    command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--threads", "1"]
+    assert main([*command, "--root", str(recordings), "--quiet"]) == 0
+    checkpoint = tmp_path / "run/last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    known = content["actrec"]["provenance"]
+    known["initial_trainings"] = [provenance.training("folder", "all", {})]
+    known["recordings"] = list(datasets.create("folder", recordings).identities())
+    torch.save(content, checkpoint)
+    capsys.readouterr()
+    assert main(["eval", str(checkpoint), "--root", str(recordings), "--quiet"]) == 1
+    assert "was trained on 2 of the 2 clips" in capsys.readouterr().err
 
 
 def test_eval_store_of_training_people_raises(tmp_path, capsys):

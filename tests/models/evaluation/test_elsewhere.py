@@ -53,6 +53,24 @@ def test_shares_of_a_taught_package_are_as_of_its_base(data_root):
     assert elsewhere.shares(again, str(data_root), asked) == [Share("kard", "own", is_trained=True)]
 
 
+def test_shares_of_rendered_everyday_are_as_of_its_sets(data_root):
+    """The rendered clips show the movements of the sets' people."""
+    package_ = trained_on("rendered_everyday", "person", sets=["nucla", "kard"])
+    assert elsewhere.trained_sets(package_) == {"nucla": "person", "kard": "person"}
+    found = elsewhere.shares(package_, str(data_root), ["utd_mhad", "kard"])
+    assert found == [Share("utd_mhad", "own"), Share("kard", "person", is_trained=True)]
+    whole = elsewhere.trained_sets(trained_on("rendered_everyday", "leave_one_set_out", fold=3))
+    assert set(whole.values()) == {""} and "kard" not in whole and len(whole) == 6
+
+
+def test_left_out_takes_the_people_that_trained_the_base(data_root):
+    """By another split, some of them would be the base's test part."""
+    without = trained_on("everyday", "leave_one_set_out", fold=7)
+    for split in ("person", "own"):
+        found = elsewhere.left_out(without, str(data_root), trained_on("everyday", split))
+        assert found == [Share("hdm05", split, "train")]
+
+
 def test_trained_sets_of_shipped_bases():
     everyday, opened = (elsewhere.trained_sets(zoo.find(name)) for name in ("joint_tcn_everyday", "joint_tcn_open"))
     assert everyday["utd_mhad"] == "own" and set(opened) == {"hdm05"}

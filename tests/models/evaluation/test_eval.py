@@ -212,6 +212,7 @@ def predictions(path):
         (["--part", "middle"], "train, test"),
         (["--split", "none"], "was trained on split 'all' of places, not 'none'"),
         (["--split", "half"], "places has split all, none; got 'half'"),
+        (["--stream", "folder", "--elsewhere"], "--elsewhere cannot be used with --stream, which scores no dataset"),
         (["--dataset", "kth"], "'kth', which is no known dataset"),
         (["--option", "broken"], "expected KEY=VALUE"),
     ],

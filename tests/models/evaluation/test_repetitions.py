@@ -1,6 +1,7 @@
 """Trainings over folds and seeds: one folder each, finished ones skipped, mean and deviation; rows of papers scored."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import ClassVar
@@ -118,7 +119,12 @@ def test_train_folds_skips_finished_and_writes_summary(folded, tmp_path, capsys,
     assert main(["eval", "--table", "paper:1", *given, *report, "--quiet"]) == 0
     shown = capsys.readouterr().out
     mean = f"{100 * summary['mean']:.1f} ± {100 * summary['std']:.1f}"
-    assert mean in shown and f"{100 * values[1]:.1f}" in shown and "others: 80.0" in shown and "1.2" in shown
+    assert (
+        f"{mean} (3 folds)" in shown
+        and f"{100 * values[1]:.1f}" in shown
+        and "others: 80.0" in shown
+        and "1.2" in shown
+    )
     assert "papers/paper:1:wide = actrec train" in shown and "cannot run: not here" in shown
     assert "mean of 3 folds: --folds all" in shown
     assert mean in (tmp_path / "report/tables.md").read_text()
@@ -132,13 +138,47 @@ def test_train_folds_skips_finished_and_writes_summary(folded, tmp_path, capsys,
         ("narrow=x", "names no row of paper:1: give ROW=MODEL, where ROW is one of tiny, twice, wide"),
         (f"twice={out}", f"columns half, more of row twice are of the same clips.*: name one, e.g. twice:half={out}"),
         ("tiny:size=x", "paper:1:tiny has no column 'size' to train; it has: half, all"),
-        (f"tiny:all={out}", "was trained on split half of folded, but row tiny:all is of split all of folded"),
+        (
+            f"tiny:all={out}",
+            "holds sem_net on split half of folded, but row tiny:all is of sem_net on split all of folded",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             table_report.score(table, [model], str(tmp_path))
+    for changes, message in (
+        ({"model": "joint_tcn"}, "holds joint_tcn on split half of folded, but row tiny:half is of sem_net on"),
+        ({"dataset_options": {"trim": 1}}, "split half of folded with {'trim': 1}, but row tiny:half is of sem_net on"),
+    ):
+        (out / "summary.json").write_text(json.dumps({**summary, **changes}))
+        with pytest.raises(ConfigError, match=message):
+            table_report.score(table, [f"tiny:half={out}"], str(tmp_path))
     (out / "summary.json").write_text('{"results": []}')
     with pytest.raises(InputError, match="is damaged"):
         repetitions.read_summary(out)
+
+
+def test_train_folds_of_other_data_or_weights_are_not_mixed(folded, tmp_path, capsys, monkeypatch):
+    command = ["train", str(folded), "--data", str(tmp_path), "--quiet", "--accelerator", "cpu", "--threads", "1"]
+    out, base = tmp_path / "run", tmp_path / "base"
+    assert main([*command, "--out", str(base)]) == 0
+    assert main([*command, "--out", str(out), "--folds", "1"]) == 0
+    assert main([*command, "--out", str(out), "--folds", "2"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert sorted(each["number"] for each in summary["results"]) == [1, 2], "the first one is not lost"
+    assert main([*command, "--out", str(out), "--folds", "1", "--init", str(base / "last.ckpt")]) == 2
+    assert "began from random weights, not from last.ckpt" in capsys.readouterr().err
+    monkeypatch.setattr(Folded, "entries", lambda source, whole=Folded.entries: whole(source)[:-1])  # it tests fold 1
+    assert main([*command, "--out", str(out), "--folds", "all"]) == 2
+    assert "fold_2 holds a run with another data, although it is called the same" in capsys.readouterr().err
+    assert not (out / "fold_3").exists()
+    shutil.rmtree(out / "fold_2")
+    capsys.readouterr()
+    assert main([*command, "--out", str(out), "--folds", "1", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["clips"] == summary["results"][1]["clips"] - 1, "scored again on the test part of now"
+    assert main([*command, "--out", str(out), "--folds", "3", "--fresh"]) == 0
+    summary = repetitions.read_summary(out)
+    assert summary and [each.number for each in summary.results] == [3]
 
 
 def test_train_all_folds_skips_the_ones_that_the_data_lacks(folded, tmp_path, capsys):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from actrec import inference
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.inference.package import Rejection
 from actrec_models.evaluation.elsewhere import Share
-from actrec_models.export import rejection
+from actrec_models.export import exporter, rejection
 from actrec_models.training.recipe import Recipe
 from tests.tiny_model import write_tiny
 
@@ -81,6 +82,29 @@ def test_calibrate_left_out_counts_each_set_the_same(tmp_path, monkeypatch):
     chosen, described = rejection.calibrate_left_out([session], session.package, "")
     assert chosen.known_kept >= 0.97 and chosen.unknown_rejected >= 0.97, "most of either set"
     assert "training people of kard and hdm05 by networks trained without the set" in described
+
+
+@pytest.mark.parametrize("mode", ["whole", "stretched", "live"])
+def test_rejection_figures_are_of_the_windows_that_the_threshold_was_chosen_on(tmp_path, monkeypatch, mode):
+    """Else a threshold of live windows would be applied to probabilities that are combined over the whole clip."""
+    session = inference.load(write_tiny(tmp_path / "tiny"))
+    labels = np.arange(30) % 3
+    sure = {"live": 1.0, "whole": 6.0, "stretched": 3.0}
+    clips = [SimpleNamespace(label=label) for label in labels]
+    test = ClipDataset([Clip(str(n), each.label, None, None) for n, each in enumerate(clips)], session.package.labels)
+    monkeypatch.setattr(
+        exporter.evaluation, "score", lambda _, clips, mode: SimpleNamespace(logits=sure[mode] * np.eye(3)[labels])
+    )
+    fitted = rejection.CalibratedRejection(0.5, -20.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(rejection, "calibration_obstacle", lambda *_: "")
+    monkeypatch.setattr(rejection, "calibrate", lambda *_: (fitted, "made up"))
+    monkeypatch.setattr(rejection, "unknown_logits", lambda *_: np.zeros((0, 3)))
+    monkeypatch.setattr(exporter, "duplicate_figures", lambda *_: {})
+    recipe = Recipe(model="sem_net", dataset="nucla", clips=mode)
+    made = exporter.with_evaluation(session.package, recipe, session, test, ("", ""))
+    chosen_on = sure["live" if mode == "whole" else mode]
+    expected = np.exp(chosen_on) / (np.exp(chosen_on) + 2)
+    assert made.provenance.figures["test_confidence"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("augment", [True, False])

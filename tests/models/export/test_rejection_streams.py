@@ -101,6 +101,13 @@ def test_export_chooses_rejection_on_held_out_clips(datasets, tmp_path, capsys, 
     command = ["export", str(folder), "--calibrate", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "new")]
     assert main(command) == 0
     assert package.load(tmp_path / "new").rejection == made.rejection
+    if not own:
+        again = ["train", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "other"), "--set", "seed=2"]
+        assert main([*again, "--quiet", "--threads", "1"]) == 0
+        both = [str(folder / checkpoints.BEST) for folder in (out, tmp_path / "other")]
+        fuse = ["export", *both, "--fuse", "softmax", "--out", str(tmp_path / "both"), "--data", str(tmp_path)]
+        assert main(fuse) == 2
+        assert "other/best.ckpt was trained on clips that others of these networks held out" in capsys.readouterr().err
     path.write_text(path.read_text().replace("share: 0.25", "share: 0.5"))
     assert main([*command, "--overwrite"]) == 2
     assert "holds out other clips than the training" in capsys.readouterr().err

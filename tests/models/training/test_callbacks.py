@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from actrec import datasets
+from actrec.utils.errors import ConfigError
 from actrec_models.training import callbacks, checkpoints
 from actrec_models.training.callbacks import Averaging
 from actrec_models.training.module import RecognitionModule
@@ -190,6 +191,22 @@ def test_recalibration_changes_statistics_only(tmp_path):
 def test_recalibration_continues_into_next_epoch(estimate_batches, tmp_path):
     run(tmp_path, recalibration_batches=7, epochs=1)  # an epoch has five steps
     assert len(estimate_batches[0]) == 7
+
+
+def test_checkpoint_of_a_step_whose_loss_is_nan_is_not_saved(tmp_path, monkeypatch):
+    training_step = RecognitionModule.training_step
+
+    def step(module, batch, index):
+        loss = training_step(module, batch, index)
+        return loss * float("nan") if module.trainer.global_step == 2 else loss
+
+    monkeypatch.setattr(RecognitionModule, "training_step", step)
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
+    machine = Machine(accelerator="cpu", workers=0, checkpoint_steps=1)
+    with pytest.raises(ConfigError, match="the loss is nan at step 3"):
+        children.run(tmp_path, machine, epochs=1)
+    saved = checkpoints.read(tmp_path / "last.ckpt")
+    assert saved["global_step"] == 2 and all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 @pytest.mark.parametrize("changes", [{}, {"validation": {"share": 0.2}}])

@@ -213,6 +213,18 @@ def test_read_package_without_weights_names_remedy(tmp_path, fused):
             read(tmp_path / "bare")
 
 
+def test_read_weights_of_a_package_have_its_trainings(tmp_path):
+    """Else a package's file would pass the check of overlapping data that its folder does not pass."""
+    description = tiny_description()
+    known = dataclasses.replace(description.provenance, figures={"recordings": ["one"]})
+    tensors = exporter.weights_bytes(small_network("res_tcn_bjcn"))
+    described = dataclasses.replace(description, provenance=known)
+    folder = package.write(tmp_path / "own", described, tiny_onnx(), tensors).path
+    whole, file = (initial_weights.read(path) for path in (folder, folder / "model.safetensors"))
+    assert whole.trainings and (file.trainings, file.recordings) == (whole.trainings, ("one",))
+    assert file.tensors.keys() == whole.tensors.keys()
+
+
 def test_load_own_weights_fill_network(tmp_path):
     source, target = small_network("res_tcn_bjcn"), small_network("res_tcn_bjcn")
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 
 from actrec import datasets
 from actrec.datasets.base import Entry
-from actrec.utils.errors import DeviceError
+from actrec.utils.errors import ConfigError, DeviceError
 from actrec_models.training import checkpoints, provenance
 from actrec_models.training.trainer import Machine
 from tests.models.made_up import skeletons
@@ -46,6 +46,38 @@ def test_commit_is_of_own_checkout(tmp_path, monkeypatch):
     assert provenance.commit() == head
     source.write_text("changed")
     assert provenance.commit() == f"{head}+"
+
+
+ONE_OUT = {"sets": ["nucla", "kard"], "fold": 3}  # kard tests
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "shared"),
+    [
+        (("everyday", "own", {}), ("everyday", "person", {}), True),
+        (("everyday", "person", {}), ("rendered_everyday", "person", {}), False),
+        (("rendered_everyday", "person", {}), ("everyday", "own", {}), True),
+        (("everyday", "person", {}), ("nucla", "view", {}), True),
+        (("everyday", "own", {}), ("nucla", "view", {}), False),
+        (("everyday", "own", {"sets": ["kard"]}), ("nucla", "subject", {}), False),
+        (("nucla", "view", {}), ("everyday", "person", {}), True),
+        (("nucla", "view", {}), ("everyday", "leave_one_set_out", ONE_OUT), False),
+        (("kard", "subject", {}), ("everyday", "leave_one_set_out", ONE_OUT), True),
+        (("everyday", "leave_one_set_out", ONE_OUT), ("everyday", "leave_one_set_out", ONE_OUT), False),
+        (("everyday", "leave_one_set_out", ONE_OUT), ("everyday", "leave_one_set_out", {**ONE_OUT, "fold": 1}), True),
+        (("ntu120", "cross_setup", {}), ("ntu60", "cross_subject", {}), True),
+        (("ntu60", "cross_view", {}), ("ntu120", "cross_subject", {}), True),
+        (("ntu120", "cross_subject", {}), ("ntu60", "cross_subject", {}), False),
+        (("ntu120", "cross_setup", {}), ("nucla", "view", {}), False),
+    ],
+)
+def test_check_of_overlapping_datasets_compares_their_divisions(trained, tested, shared):
+    before = [provenance.training(*trained)]
+    if not shared:
+        provenance.check("--init base", before, *tested)
+        return
+    with pytest.raises(ConfigError, match="parts of different splits and folds overlap"):
+        provenance.check("--init base", before, *tested)
 
 
 def test_commit_without_git_is_empty(tmp_path, monkeypatch):

@@ -353,11 +353,12 @@ def test_train_loss_not_finite_stops(tmp_path, monkeypatch):
     step = RecognitionModule.training_step
     monkeypatch.setattr(RecognitionModule, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
     with pytest.raises(ConfigError, match=r"the loss is nan at step 10: lower the learning_rate"):
-        run(tmp_path, batch=2)
-    # It stops in shorter epochs too, before their checkpoint.
-    with pytest.raises(ConfigError, match=r"the loss is nan at step .*--fresh"):
-        run(tmp_path / "short", Machine(accelerator="cpu", workers=0))
-    assert not (tmp_path / "short/last.ckpt").exists()
+        run(tmp_path, Machine(accelerator="cpu", workers=0), batch=2)
+    # It stops in shorter epochs, and before the checkpoint of a step, too.
+    for name, machine in (("short", Machine(accelerator="cpu", workers=0)), ("each", EACH_STEP)):
+        with pytest.raises(ConfigError, match=r"the loss is nan at step .*--fresh"):
+            run(tmp_path / name, machine)
+        assert not (tmp_path / name / "last.ckpt").exists()
 
 
 def test_resume_finished_run_is_unchanged(tmp_path, monkeypatch):
