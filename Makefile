@@ -62,7 +62,7 @@ test: build ## run all tests, or some: ARGS="-k name"
 QUICK := --ignore=tests/core/inference/test_zoo_packages.py \
   tests/core/features tests/core/inference tests/core/recordings tests/core/skeleton tests/core/utils \
   tests/house/test_dependencies.py tests/house/test_imports.py tests/house/test_layout.py tests/house/test_release.py \
-  tests/house/test_requirements.py tests/nodes/test_conversions.py tests/nodes/test_synchronizer.py
+  tests/house/test_requirements.py tests/nodes/common/test_conversions.py tests/nodes/common/test_synchronizer.py
 
 check: lint ## lint and a quick part of the tests, in two minutes
 	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal $(QUICK)

@@ -4,6 +4,7 @@ This module has what several of them need. It imports libraries inside of functi
 runs one of these is measured.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -113,9 +114,15 @@ def time_graph(graph: str, examples: str, runs: int, threads: int) -> dict[str, 
 
 
 def memory_mb(kind: str, pid: int | str = "self") -> float:
-    """Return the memory of a process by Linux, 10^6 bytes; `kind` is VmRSS (resident) or VmHWM (its peak)."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024 / 1e6
+    """Return the memory of a process by Linux, 10^6 bytes; 0 if the process has ended.
+
+    `kind` is VmRSS (resident), RssAnon (resident, without files and shared memory) or VmHWM (peak of VmRSS).
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(kind):
+                return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
 
 
 def time_package(folder: str, precision: str, threads: int, calls: int) -> dict[str, Any]:

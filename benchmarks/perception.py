@@ -33,8 +33,9 @@ from actrec.perception.lifting import lift
 from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception
 from actrec.simulation.actions import CYCLE
 from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25, convert
-from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils import gravity
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ConfigError, EndOfStream, InputError
 from actrec.utils.geometry import kinect_to_optical
 from actrec_models import evaluation
@@ -322,8 +323,6 @@ KNOWLEDGE = ("ignored", "known", "estimated")
 
 ROLLS, PITCHES = ",".join(map(str, range(-165, 181, 15))), "-30,-15,15,30"
 
-_BLANK = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-
 
 @dataclass(frozen=True)
 class Mounting:
@@ -433,7 +432,7 @@ def _estimates(clips: Sequence[Clip], people: Sequence[str]) -> list[list[float]
         estimator, end = estimators[person]
         for t, stamp in enumerate(clip.stamps_ns - clip.stamps_ns[0]):
             bodies = [_body(body[t]) for body in clip.bodies if np.isfinite(body[t]).any()]
-            estimator.update(RgbdFrame(int(end[0] + stamp), None, None, _BLANK), bodies)
+            estimator.update(RgbdFrame(int(end[0] + stamp), None, None, KINECT_V1), bodies)
         end[0] += int(clip.stamps_ns[-1] - clip.stamps_ns[0]) + NANOSECONDS // 10
         found.append(None if estimator.up is None else estimator.up.tolist())
     return found

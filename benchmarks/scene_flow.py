@@ -28,12 +28,10 @@ from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.renderer import furnished_room
 from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, SceneFrame
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils.camera_model import project
+from actrec.utils.camera_model import KINECT_V1, project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.geometry import image_points, rotation, unproject
 from benchmarks.gpu import without_gpu
-
-FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 DISTANCES = (1.8, 2.4, 3.0)
 
@@ -154,7 +152,7 @@ def measure_motions(methods: dict[str, SceneFlow], cameras: bool, width: int = 3
     rows = []
     for motion in CAMERAS if cameras else STATUES:
         for noise in (False, True):
-            pairs = list(pairs_of(motion, noise, FULL, 640 // width))
+            pairs = list(pairs_of(motion, noise, KINECT_V1, 640 // width))
             for name, method in methods.items():
                 row = {"motion": motion.name, "noise": "on" if noise else "off", "method": name}
                 rows.append(
@@ -470,7 +468,7 @@ def _image(color: Path, depth: Path, scale: float) -> Images:
     depth_m = _depth(depth).astype(np.float32) / np.float32(scale)
     depth_m[depth_m == 0] = np.nan
     rgb = cv2.cvtColor(cv2.imread(str(color)), cv2.COLOR_BGR2RGB)
-    return rgb, depth_m, Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+    return rgb, depth_m, KINECT_V1
 
 
 def _residuals(method: SceneFlow, first: Images, second: Images) -> tuple[float, float, float]:

@@ -22,13 +22,11 @@ from actrec.datasets.ntu.skeletons import (
 )
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.bag_writer import BagWriter
-from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import config
-from actrec.utils.camera_model import project
+from actrec.utils.camera_model import KINECT_V1, project
 from actrec.utils.errors import DeviceError
 from actrec.utils.geometry import kinect_to_optical
-
-INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
 def recordings(arguments: list[str]) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def _frames(count: int) -> list[RgbdFrame]:
     color = cv2.GaussianBlur(noise, (0, 0), 3)
     depth = cv2.GaussianBlur(noise[..., 0], (0, 0), 3).astype(np.float32) / 50 + 1
     period = NANOSECONDS // 30
-    return [RgbdFrame(k * period, np.roll(color, k, 1), np.roll(depth, k, 1), INTRINSICS) for k in range(count)]
+    return [RgbdFrame(k * period, np.roll(color, k, 1), np.roll(depth, k, 1), KINECT_V1) for k in range(count)]
 
 
 def _write_bag(path: Path, frames: list[RgbdFrame]) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, content
+from actrec.datasets.base import Clip, Entry, Source
+from actrec.datasets.fingerprints import content
 from actrec.simulation import actions, gestures, movements, performance, posture
 from actrec.simulation.gestures import MAKERS, perform
 from actrec.utils import config

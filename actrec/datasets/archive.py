@@ -1,6 +1,5 @@
 """Datasets that come as one small archive or as published files, tables of text files, arrays of MATLAB files."""
 
-import hashlib
 import io
 import re
 import struct
@@ -8,12 +7,14 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Kind, Source, find_files, missing_folder_error
+from actrec.datasets.fingerprints import fingerprint_of
 from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -69,11 +70,8 @@ class ArchiveSource(Source):
         """Return the SHA-256 of names, joints and options; of published files the digest of the base class."""
         if not self.packed:
             return super().fingerprint(entries)
-        digest = hashlib.sha256("\n".join(self.classes).encode())
-        for entry in entries:
-            digest.update(f"{entry.name} {entry.label}".encode())
-            digest.update(self._all()[entry.name][1].bodies.tobytes())
-        return self.with_options(digest.hexdigest())
+        parts = ((f"{e.name} {e.label}", self._all()[e.name][1].bodies.tobytes()) for e in entries)
+        return self.with_options(fingerprint_of(self.classes, chain.from_iterable(parts)))
 
     def _all(self) -> dict[str, tuple[Entry, Clip]]:
         if self._read is None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from actrec.datasets.fingerprints import content, fingerprint_of
 from actrec.skeleton import windows
 from actrec.skeleton.windows import nearest, resample_points
 from actrec.types import KEYS, STREAMS, LazyClip, RgbdFrame
@@ -264,12 +265,14 @@ class ClipDataset:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of names, labels and joints, which identifies training data."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
-        for clip in self._clips:
-            digest.update(f"{clip.name} {clip.label}".encode())
-            digest.update(np.ascontiguousarray(clip.bodies).tobytes())
-            digest.update(clip.streams["up"].tobytes() if "up" in clip.streams else b"")
-        return digest.hexdigest()
+
+        def parts() -> Iterator[str | bytes]:
+            for clip in self._clips:
+                yield f"{clip.name} {clip.label}"
+                yield np.ascontiguousarray(clip.bodies).tobytes()
+                yield clip.streams["up"].tobytes() if "up" in clip.streams else b""
+
+        return fingerprint_of(self.classes, parts())
 
 
 class SourceDataset(ClipDataset):
@@ -392,14 +395,15 @@ class Source(ABC):
         A change in the middle of a long file of the same size is not detected. A folder (SYSU's images, NTU's depth
         maps) contributes its file names.
         """
-        digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
-        for entry in entries:
-            digest.update(f"{entry.name} {entry.label}".encode("utf-8", "surrogateescape"))
-            for key, file in sorted(entry.files.items()):
-                digest.update(f" {key} ".encode())
-                for part in content(file):
-                    digest.update(part)
-        return self.with_options(digest.hexdigest())
+
+        def parts() -> Iterator[str | bytes]:
+            for entry in entries:
+                yield f"{entry.name} {entry.label}"
+                for key, file in sorted(entry.files.items()):
+                    yield f" {key} "
+                    yield from content(file)
+
+        return self.with_options(fingerprint_of(self.classes, parts()))
 
     def with_options(self, digest: str) -> str:
         """Return a digest of `digest` and the dataset's options except the fold; `digest` itself without options."""
@@ -426,22 +430,6 @@ class Source(ABC):
         if split not in self.splits:
             name = type(self).__module__.split(".")[2]
             raise ConfigError(f"{name} has split {', '.join(self.splits)}; got '{split}'")
-
-
-def content(path: Path) -> Iterator[bytes]:
-    """Yield the size and both ends of a file, or the names in a folder, for a fingerprint; raises DeviceError."""
-    try:
-        if path.is_dir():
-            yield "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
-            return
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            yield str(size).encode()
-            for offset in (0, max(size - 65536, 0)):
-                file.seek(offset)
-                yield file.read(65536)
-    except OSError as error:
-        raise DeviceError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
 def missing_folder_error(root: Path) -> DeviceError:

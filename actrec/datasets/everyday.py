@@ -5,7 +5,6 @@ vocabulary skips it. A clip that shows two actions one after the other becomes t
 action is cut off; longer waiting becomes an unknown item.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import yaml
 
 from actrec import datasets
 from actrec.datasets.base import Clip, Entry, Source, missing_folder_error
+from actrec.datasets.fingerprints import fingerprint_of
 from actrec.skeleton.activity import active_span, is_resting
 from actrec.types import NANOSECONDS
 from actrec.utils import config
@@ -282,12 +282,14 @@ class Everyday(Source):
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the SHA-256 of the items' names and labels, and of the data of each set."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
-        for name in sorted({str(entry.meta["set"]) for entry in entries}):
-            chosen = [entry for entry in entries if entry.meta["set"] == name]
-            digest.update("\n".join(f"{entry.name} {entry.label}" for entry in chosen).encode())
-            digest.update(self.source(name).fingerprint([self._original(entry) for entry in chosen]).encode())
-        return self.with_options(digest.hexdigest())
+
+        def parts() -> Iterator[str]:
+            for name in sorted({str(entry.meta["set"]) for entry in entries}):
+                chosen = [entry for entry in entries if entry.meta["set"] == name]
+                yield "\n".join(f"{entry.name} {entry.label}" for entry in chosen)
+                yield self.source(name).fingerprint([self._original(entry) for entry in chosen])
+
+        return self.with_options(fingerprint_of(self.classes, parts()))
 
 
 def _person(entry: Entry) -> str:

@@ -25,12 +25,12 @@ import numpy as np
 
 from actrec.datasets.archive import ArchiveSource, archived, parse_table
 from actrec.datasets.base import Clip, Entry, Kind, Source, find_files
-from actrec.datasets.video_streams import KINECT_V1, ColorVideo, VideoConfig
+from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.recordings.image_folder import image_files
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, read_text, split_frames, stamps_at
 from actrec.types import RgbdFrame
 from actrec.utils import config, gravity
-from actrec.utils.camera_model import project
+from actrec.utils.camera_model import KINECT_V1, project
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 

@@ -26,21 +26,19 @@ from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
 from actrec.datasets.base import Clip, Entry, Kind, Source, find_files
-from actrec.datasets.video_streams import KINECT_V1, ColorVideo, VideoConfig, joint_streams
+from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
 from actrec.skeleton.shape_fits import MIN_POINTS, fit_translation
 from actrec.types import RgbdFrame
 from actrec.utils import config
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 
 LAYOUT = "lcrnet_13"
 JOINTS = 13
-INTRINSICS = KINECT_V1
-"""Of the color camera that recorded the dataset."""
-
 IMAGE_SIZE = (640, 480)
 CLASSES = (
     "Cook.Cleandishes", "Cook.Cleanup", "Cook.Cut", "Cook.Stir", "Cook.Usestove", "Cutbread", "Drink.Frombottle",
@@ -237,7 +235,7 @@ def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.nda
 
 def _place_people(found: _People, axes: np.ndarray) -> _People:
     """Return the people whose position in the camera's frame can be determined, at that position."""
-    k, weights = INTRINSICS, np.ones(JOINTS)
+    k, weights = KINECT_V1, np.ones(JOINTS)
     rays = np.dstack([(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones(found.pixels.shape[:2])])
     placed = [fit_translation(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
     kept = [n for n, pose in enumerate(placed) if np.isfinite(pose).all()]
@@ -360,7 +358,7 @@ class Smarthome(Source):
         if "color" not in entry.files:
             raise self.missing_images(entry, f"{entry.name}.mp4")
         sequence = read_smarthome(entry.files["skeleton"], self.config)
-        return self._video(entry, sequence).frames(INTRINSICS)
+        return self._video(entry, sequence).frames(KINECT_V1)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part; "" for camera 5 and for activities that are not in the split."""

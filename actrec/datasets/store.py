@@ -20,15 +20,18 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actrec.datasets.base import Clip, ClipDataset, LazyStreams
+from actrec.datasets.fingerprints import fingerprint_of
 from actrec.datasets.store_codecs import CODECS, DTYPES, decode_frames
 from actrec.types import KEYS, STREAMS
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.folders import replace_file
 
 SCHEMA = 3
 STORE, INDEX, SKIPPED = "store.json", "index.npz", "skipped.json"
@@ -116,17 +119,8 @@ def writing(folder: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically: after a kill it has the old or the new content. Raises DeviceError."""
-    scratch = path.with_name(path.name + ".new")
     with writing(path.parent):
-        try:
-            with open(scratch, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError:
-            scratch.unlink(missing_ok=True)
-            raise
+        replace_file(path, content)
 
 
 def read_head(folder: Path) -> Head:
@@ -274,15 +268,10 @@ class PreparedDataset(ClipDataset):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, and of names, labels, shapes and checksums of the clips."""
-        digest = hashlib.sha256("\n".join(self.head.classes).encode("utf-8", "surrogateescape"))
-        digest.update("\n".join(self.names).encode("utf-8", "surrogateescape"))
-        digest.update(self.labels.tobytes())
         first = self._index.first
-        for field in ("key", "shape", "crc"):
-            column = np.ascontiguousarray(self._index.rows[field])
-            for clip in self._chosen:
-                digest.update(column[first[clip] : first[clip + 1]].data)
-        return digest.hexdigest()
+        columns = (np.ascontiguousarray(self._index.rows[field]) for field in ("key", "shape", "crc"))
+        rows = (column[first[clip] : first[clip + 1]].data for column in columns for clip in self._chosen)
+        return fingerprint_of(self.head.classes, chain(["\n".join(self.names), self.labels.tobytes()], rows))
 
     def __getitem__(self, index: int) -> Clip:
         clip = self._chosen.item(index)

@@ -19,8 +19,9 @@ from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, stamps_at
-from actrec.types import Intrinsics, RgbdFrame
+from actrec.types import RgbdFrame
 from actrec.utils import config
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 
@@ -197,9 +198,6 @@ def _check_fold(path: Path, number: int, fold: Fold, split: str) -> None:
         )
 
 
-INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal intrinsics of the Kinect v1's color camera."""
-
 ARCHIVE_FOLDERS = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
 """Folder of the subjects in the published archive."""
 
@@ -259,7 +257,7 @@ class Sysu(Source):
         """Yield the color images; the unit of the depth images is not published."""
         if "color" not in entry.files:
             raise self.missing_images(entry, f"folder {entry.meta['person']}/video{entry.meta['action']}/rgb")
-        return self._video(entry, *self._sequence(entry)).frames(INTRINSICS)
+        return self._video(entry, *self._sequence(entry)).frames(KINECT_V1)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in the fold of option `fold`; raises DeviceError without the list of folds."""

@@ -24,7 +24,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, content
+from actrec.datasets.base import Clip, Entry, Source
+from actrec.datasets.fingerprints import content, fingerprint_of
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.labels import (
     LABELS_FILE,
@@ -186,11 +187,10 @@ class Folder(Source):
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the SHA-256 of names, labels, spans, and sizes and ends of the recordings' files."""
-        digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
-        for entry in entries:
-            line = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {self.identity(entry)}"
-            digest.update(line.encode("utf-8", "surrogateescape"))  # as names of files may be
-        return digest.hexdigest()
+        return fingerprint_of(
+            self.classes,
+            (f"{entry.name} {entry.label} {sorted(entry.meta.items())} {self.identity(entry)}" for entry in entries),
+        )
 
     def identity(self, entry: Entry) -> str:
         """Return a digest of the ends of the recording's files, independent of label, span and person."""

@@ -33,9 +33,6 @@ class VideoConfig:
     )
 
 
-KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal intrinsics of the color camera of the Kinect v1."""
-
 FRAME_TOLERANCE = 2
 """Frames by which a video and its skeleton may always differ."""
 

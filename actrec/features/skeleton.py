@@ -17,6 +17,15 @@ from actrec.utils.errors import InputError
 SHORTEST_BONE = 0.02
 """In torsos; a shorter bone has no direction: its joint is missing."""
 
+LEAST_TORSO_M, USUAL_TORSO_M = 0.05, 0.5
+"""A shorter distance from spine_base to spine_shoulder is not measured; the usual one replaces a missing torso."""
+
+LEAST_HAND_M, USUAL_HAND_M = 0.02, 0.1
+"""The same of a hand, from the wrist to the base of the middle finger."""
+
+LEAST_WIDTH_M = 0.02
+"""With shoulders and hips less wide in the horizontal plane, the direction that a body faces is unknown."""
+
 MODALITIES = ("body", "bones", "body_motion", "bones_motion")
 """Modalities made from skeletons only, all of the same shape."""
 
@@ -84,9 +93,9 @@ def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
     if options.align == "yaw":
         turn = _facing_rotation(body, index)
     if options.scale == "torso":
-        unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
+        unit = _length(body, index["spine_base"], index["spine_shoulder"], LEAST_TORSO_M, USUAL_TORSO_M)
     elif options.scale == "hand":
-        unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
+        unit = _length(body, index["wrist"], index["middle_base"], LEAST_HAND_M, USUAL_HAND_M)
     filled = fill_missing(((clip - origin) @ turn.T) / np.float32(unit), layout)
     return filled if options.lengths == "own" else _with_canonical_lengths(filled, layout)
 
@@ -123,7 +132,7 @@ def _facing_rotation(body: np.ndarray, index: dict[str, int]) -> np.ndarray:
         across += side.mean(axis=0) if len(side) else 0.0
     x, z = float(across[0]), float(across[2])
     length = float(np.hypot(x, z))
-    if length < 0.02:  # from the side or not visible: no reliable direction
+    if length < LEAST_WIDTH_M:  # from the side or not visible: no reliable direction
         return np.eye(3, dtype=np.float32)
     c, s = x / length, z / length
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=np.float32)

@@ -14,7 +14,7 @@ from actrec.types import Prediction
 from actrec.utils.errors import ActrecError
 from actrec.utils.registry import Registry
 
-__all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load", "resolve"]
+__all__ = ["BACKENDS", "FALLBACK", "Backend", "Prediction", "Session", "load", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ BACKENDS = Registry(
     install={"onnxruntime": "pip install onnxruntime"},
 )
 
+FALLBACK = "onnxruntime"
+"""The backend that runs anywhere."""
+
 
 def resolve(backend: str, package: ModelPackage | None = None) -> str:
     """Return the name in `BACKENDS` that `backend` stands for.
@@ -38,8 +41,8 @@ def resolve(backend: str, package: ModelPackage | None = None) -> str:
     if backend != "auto":
         return backend
     if package is None:
-        return "onnxruntime"
-    return first_with_engine(package.name, lambda name: BACKENDS.get(name).ready(package)) or "onnxruntime"
+        return FALLBACK
+    return first_with_engine(package.name, lambda name: BACKENDS.get(name).ready(package)) or FALLBACK
 
 
 def first_with_engine(network: str, is_ready: Callable[[str], bool]) -> str | None:

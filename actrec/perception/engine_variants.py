@@ -16,13 +16,22 @@ VERSION = "1"
 
 FLOAT, UINT8, INT8, INT32, FLOAT16 = 1, 2, 3, 6, 10  # TensorProto.DataType
 
+# Numbers of the fields in onnx.proto.
+GRAPH = 7  # ModelProto
+NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13  # GraphProto; value_info: types of values between
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, OP_TYPE, ATTRIBUTE = 1, 2, 3, 4, 5  # NodeProto
+DIMS, DATA_TYPE, FLOAT_DATA, INT32_DATA, TENSOR_NAME, RAW_DATA = 1, 2, 4, 5, 8, 9  # TensorProto
+VALUE_NAME = 1  # ValueInfoProto
+ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TYPE = 1, 3, 20  # AttributeProto
+INT = 2  # AttributeProto.AttributeType
+
 Field = tuple[int, int | bytes]
 """Number of a field, and its value: an integer, or bytes with a length."""
 
 
 def to_float16(content: bytes) -> bytes:
     """Return the ONNX file `content` in float16 between its float32 input and outputs."""
-    return _join((number, _graph(value) if number == 7 else value) for number, value in _fields(content))
+    return _join((number, _graph(value) if number == GRAPH else value) for number, value in _fields(content))
 
 
 def to_symmetric_int8(content: bytes) -> bytes:
@@ -30,16 +39,16 @@ def to_symmetric_int8(content: bytes) -> bytes:
 
     Values below a uint8 range that begins at zero are cut off by a Relu, as the range did; its step doubles.
     """
-    return _join((number, _symmetric_graph(value) if number == 7 else value) for number, value in _fields(content))
+    return _join((number, _symmetric_graph(value) if number == GRAPH else value) for number, value in _fields(content))
 
 
 def _symmetric_graph(content: bytes | int) -> bytes:
     fields = list(_fields(content))
-    tensors = {_text(value, 8): value for number, value in fields if number == 5}
+    tensors = {_text(value, TENSOR_NAME): value for number, value in fields if number == INITIALIZER}
     made: dict[bytes, bytes] = {}
     nodes = []
-    for node in (list(_fields(value)) for number, value in fields if number == 1):
-        inputs, (output, *_), kind = _all(node, 1), _all(node, 2), _first(node, 4)
+    for node in (list(_fields(value)) for number, value in fields if number == NODE):
+        inputs, (output, *_), kind = _all(node, NODE_INPUT), _all(node, NODE_OUTPUT), _first(node, OP_TYPE)
         if kind not in (b"QuantizeLinear", b"DequantizeLinear"):
             nodes.append(_join(node))
             continue
@@ -56,71 +65,84 @@ def _symmetric_graph(content: bytes | int) -> bytes:
                      names[1]: _constant(names[1], INT8, np.int8(0))}  # fmt: skip
             if kind == b"QuantizeLinear" and zeros == 0:
                 cut = output + b"_cut"
-                nodes.append(_join([(1, value), (2, cut), (3, cut), (4, b"Relu")]))
+                nodes.append(_join([(NODE_INPUT, value), (NODE_OUTPUT, cut), (NODE_NAME, cut), (OP_TYPE, b"Relu")]))
                 value = cut
-            others = [(number, each) for number, each in node if number != 1]
-            nodes.append(_join([*((1, name) for name in (value, *names)), *others]))
-    used = {name for node in nodes for name in _all(list(_fields(node)), 1)}
+            others = [(number, each) for number, each in node if number != NODE_INPUT]
+            nodes.append(_join([*((NODE_INPUT, name) for name in (value, *names)), *others]))
+    used = {name for node in nodes for name in _all(list(_fields(node)), NODE_INPUT)}
     kept = [tensor for name, tensor in {**tensors, **made}.items() if name in used]
-    rest = [(number, value) for number, value in fields if number not in (1, 5, 13)]  # 13: types between
-    return _join([*((1, node) for node in nodes), *((5, tensor) for tensor in kept), *rest])
+    return _with_parts(fields, nodes, kept)
 
 
 def _values(tensor: bytes | int) -> np.ndarray:
     """Return the numbers of a tensor in one of the types of a quantized file, of a scalar without an axis."""
     fields = list(_fields(tensor))
     found: dict[int, int | bytes] = dict(fields)
-    kind = np.dtype({FLOAT: "<f4", UINT8: "u1", INT8: "i1", INT32: "<i4"}[int(found[2])])
-    packed = next((found[number] for number in (9, 4) if number in found), None)
-    if isinstance(packed, bytes):  # raw_data, float_data
+    kind = np.dtype({FLOAT: "<f4", UINT8: "u1", INT8: "i1", INT32: "<i4"}[int(found[DATA_TYPE])])
+    packed = next((found[number] for number in (RAW_DATA, FLOAT_DATA) if number in found), None)
+    if isinstance(packed, bytes):
         values = np.frombuffer(packed, kind)
-    else:  # int32_data
-        content, at, numbers = found[5], 0, []
+    else:
+        content, at, numbers = found[INT32_DATA], 0, []
         assert isinstance(content, bytes)
         while at < len(content):
             number, at = _integer(content, at)
             numbers.append(number)
         values = np.array(numbers, np.uint64).astype(kind)
-    return values if any(number == 1 for number, _ in fields) else values[0]
+    return values if any(number == DIMS for number, _ in fields) else values[0]
 
 
 def _constant(name: bytes, kind: int, values: np.ndarray | np.generic) -> bytes:
-    return _join([*((1, size) for size in values.shape), (2, kind), (8, name), (9, values.tobytes())])
+    return _join(
+        [*((DIMS, size) for size in values.shape), (DATA_TYPE, kind), (TENSOR_NAME, name), (RAW_DATA, values.tobytes())]
+    )
 
 
 def _graph(content: bytes | int) -> bytes:
     fields = list(_fields(content))
-    nodes = [(list(_fields(value))) for number, value in fields if number == 1]
-    inputs, outputs = ([_text(value, 1) for number, value in fields if number == kind] for kind in (11, 12))
-    casts = {_first(node, 1): _first(node, 2) for node in nodes if _first(node, 4) == b"Cast"}
-    kept = {name for node in nodes if _first(node, 4) == b"Resize" for name in _all(node, 1)[1:]}  # roi, scales
+    nodes = [list(_fields(value)) for number, value in fields if number == NODE]
+    inputs, outputs = (
+        [_text(value, VALUE_NAME) for number, value in fields if number == kind] for kind in (INPUT, OUTPUT)
+    )
+    casts = {_first(node, NODE_INPUT): _first(node, NODE_OUTPUT) for node in nodes if _first(node, OP_TYPE) == b"Cast"}
+    resizes = (node for node in nodes if _first(node, OP_TYPE) == b"Resize")
+    kept = {name for node in resizes for name in _all(node, NODE_INPUT)[1:]}  # roi, scales
     inner = {name: name + b"_float16" for name in (*inputs, *outputs)}
     written = [_cast(name, inner[name], FLOAT16) for name in inputs]
     for node in nodes:
-        if _first(node, 4) != b"Cast":
-            renamed = ((n, inner.get(v, v) if n in (1, 2) and isinstance(v, bytes) else v) for n, v in node)
+        if _first(node, OP_TYPE) != b"Cast":
+            ends = (NODE_INPUT, NODE_OUTPUT)
+            renamed = ((n, inner.get(v, v) if n in ends and isinstance(v, bytes) else v) for n, v in node)
             written.append(_join(renamed))
     written += [_cast(inner[name], name, FLOAT) for name in outputs]
-    tensors = [_tensor(value, casts, kept) for number, value in fields if number == 5]
-    others = [(number, value) for number, value in fields if number not in (1, 5, 13)]  # 13: types between
-    return _join([*((1, node) for node in written), *((5, tensor) for tensor in tensors), *others])
+    tensors = [_tensor(value, casts, kept) for number, value in fields if number == INITIALIZER]
+    return _with_parts(fields, written, tensors)
+
+
+def _with_parts(graph: list[Field], nodes: Iterable[bytes], tensors: Iterable[bytes | int]) -> bytes:
+    """Return a graph with other nodes and constants, without the types of values between."""
+    others = [field for field in graph if field[0] not in (NODE, INITIALIZER, VALUE_INFO)]
+    return _join([*((NODE, node) for node in nodes), *((INITIALIZER, tensor) for tensor in tensors), *others])
 
 
 def _tensor(content: bytes | int, casts: dict[bytes, bytes], kept: set[bytes]) -> bytes:
     """Return a constant in float16, under the name that its cast had."""
-    fields = dict(_fields(content)) | {1: 0}
-    name = bytes(fields[8])
-    half = fields[2] == FLOAT and name not in kept
-    changed = {8: casts.get(name, name)} | ({2: FLOAT16} if half else {})
+    fields = dict(_fields(content)) | {DIMS: 0}
+    name = bytes(fields[TENSOR_NAME])
+    half = fields[DATA_TYPE] == FLOAT and name not in kept
+    changed = {TENSOR_NAME: casts.get(name, name)} | ({DATA_TYPE: FLOAT16} if half else {})
     if half:
         with np.errstate(over="ignore"):
-            changed[9] = np.frombuffer(fields[9], "<f4").astype("<f2").tobytes()  # type: ignore[arg-type]
+            changed[RAW_DATA] = np.frombuffer(fields[RAW_DATA], "<f4").astype("<f2").tobytes()  # type: ignore[arg-type]
     return _join((number, changed.get(number, value)) for number, value in _fields(content))
 
 
 def _cast(source: bytes, target: bytes, kind: int) -> bytes:
-    attribute = _join([(1, b"to"), (3, kind), (20, 2)])
-    return _join([(1, source), (2, target), (3, target + b"_cast"), (4, b"Cast"), (5, attribute)])
+    attribute = _join([(ATTRIBUTE_NAME, b"to"), (ATTRIBUTE_INT, kind), (ATTRIBUTE_TYPE, INT)])
+    name = target + b"_cast"
+    return _join(
+        [(NODE_INPUT, source), (NODE_OUTPUT, target), (NODE_NAME, name), (OP_TYPE, b"Cast"), (ATTRIBUTE, attribute)]
+    )
 
 
 def _fields(message: bytes | int) -> Iterator[Field]:

@@ -40,8 +40,6 @@ BACKENDS = Registry(
     install={"onnxruntime": "pip install onnxruntime"},
 )
 
-FALLBACK = "onnxruntime"  # the backend that runs anywhere
-
 REMEDY = "install actrec again (git checkout models/perception, in a clone)"
 
 Area = tuple[int, int, int, int]
@@ -269,18 +267,18 @@ class PerceptionNetwork:
 
     def _with_fallback(self, chosen: str, config: NetworkConfig) -> Any:
         """Return a network on ONNX Runtime, if TensorRT fails or until its engine is built in the background."""
-        if chosen == FALLBACK:
+        if chosen == inference.FALLBACK:
             return None
         try:
             kind = BACKENDS.get(chosen)
             if kind.ready(self.file, config):
                 return kind(self.file, config)
             logger.info("%s runs on ONNX Runtime until its engine is built", self.file.name)
-            found = BACKENDS.get(FALLBACK)(self.file, config)
+            found = BACKENDS.get(inference.FALLBACK)(self.file, config)
             _BUILDING.submit(self._build, kind, config)
         except ActrecError as error:
             self._warn(error)
-            found = BACKENDS.get(FALLBACK)(self.file, config)
+            found = BACKENDS.get(inference.FALLBACK)(self.file, config)
         return found
 
     def _build(self, kind: Any, config: NetworkConfig) -> None:
@@ -314,7 +312,7 @@ def resolve(file: NetworkFile, config: NetworkConfig) -> str:
     if config.backend != "auto":
         return config.backend
     found = inference.first_with_engine(file.name, lambda name: bool(BACKENDS.get(name).ready(file, config)))
-    return found or FALLBACK
+    return found or inference.FALLBACK
 
 
 class Detector:

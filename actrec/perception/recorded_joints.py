@@ -19,11 +19,12 @@ from actrec.recordings import MOUNT_OPTION, RecordingConfig, detect_format, exis
 from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import SKELETONS, SkeletonBagRecording, message_types
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
-from actrec.recordings.skeleton_files import KINECT_V1, open_sequence
+from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
 from actrec.utils import folders, gravity
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 CODE = Path(__file__).resolve().parents[1]

@@ -91,7 +91,7 @@ class TensorRtNetwork(EngineRunner):
         images = example_images(source.file)
         found = self._open(content, self.config.most).run({"image": images})
         precision, margin = ("int8", backend.INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
-        differences = relative_differences(found, outputs_of(source.read_onnx(precision), {"image": images}))
+        differences = differences_by_spread(found, outputs_of(source.read_onnx(precision), {"image": images}))
         worst = max(differences, key=lambda name: differences[name])
         difference, allowed = differences[worst], margin * self.config.largest_difference
         if difference > allowed:
@@ -121,11 +121,11 @@ def example_images(file: NetworkFile) -> np.ndarray:
     return (file.low + (file.high - file.low) * (images - low) / (high - low)).astype(np.float32)
 
 
-def relative_differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return `relative_difference` of each output; of one number, such as a probability, the absolute difference."""
+def differences_by_spread(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return `difference_by_spread` of each output; of one number, such as a probability, the absolute difference."""
     differences = {}
     for name, value in expected.items():
         scalar = value.ndim == 1 and np.isfinite(found[name]).all()
         largest = float(np.abs(found[name] - value).max())
-        differences[name] = largest if scalar else backend.relative_difference(found[name], value)
+        differences[name] = largest if scalar else backend.difference_by_spread(found[name], value)
     return differences

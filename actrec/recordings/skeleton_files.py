@@ -9,6 +9,7 @@ from actrec.recordings import Recording, RecordingConfig, existing_path, resolve
 from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
@@ -32,8 +33,6 @@ FORMATS = Registry(
     },
     install={"scipy": "pip install scipy"},
 )
-
-KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 KINECT_V2_COLOR = Intrinsics(1920, 1080, 1060.0, 1060.0, 959.5, 539.5)
 """Nominal values: joints and pixels of NTU files give focal lengths of 1054 to 1063 px."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
+from actrec.utils.geometry import unit
 
 _J = KINECT_V2_25.index
 
@@ -228,8 +229,3 @@ def _carry(source: np.ndarray, target: np.ndarray, vector: np.ndarray) -> np.nda
     cosine = np.sum(source * target, axis=-1, keepdims=True)
     dot = np.sum(axis * vector, axis=-1, keepdims=True)
     return vector * cosine + np.cross(axis, vector) + axis * dot / np.maximum(1 + cosine, 1e-3)
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    """Return vectors [..., 3] with length 1."""
-    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)

@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
-from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose, unit
+from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose
 from actrec.simulation.posture import Physique
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import InputError
+from actrec.utils.geometry import unit
 
 _J = KINECT_V2_25.index
 _FEET, _ANKLES = ([_J[f"{joint}_left"], _J[f"{joint}_right"]] for joint in ("foot", "ankle"))

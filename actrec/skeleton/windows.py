@@ -21,6 +21,9 @@ JUMP_S = 1.0
 SPEED_CUTOFF_HZ = 5.0
 """Cutoff of the One-Euro filter's speed estimate; the paper's 1 Hz lags behind fast strokes."""
 
+MAX_GAP_S = 0.5
+"""A joint that is missing for longer stays missing in a window; a longer pause restarts a live window."""
+
 MAX_FILTER_GAP_S = 0.5
 """The One-Euro filter restarts after a longer gap."""
 
@@ -36,7 +39,9 @@ def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
     return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
 
 
-def resample(stamps_ns: np.ndarray, positions: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+def resample(
+    stamps_ns: np.ndarray, positions: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = MAX_GAP_S
+) -> np.ndarray:
     """Interpolate joints linearly in time.
 
     Args:
@@ -57,7 +62,7 @@ def resample(stamps_ns: np.ndarray, positions: np.ndarray, sample_ns: np.ndarray
 
 
 def resample_points(
-    stamps_ns: np.ndarray, values: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = 0.5
+    stamps_ns: np.ndarray, values: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = MAX_GAP_S
 ) -> np.ndarray:
     """Interpolate points linearly in time; NaN in gaps over `max_gap_s`, also before the first and after the last.
 
@@ -134,7 +139,7 @@ class Window:
         max_gap_s: A longer pause between observations restarts the window, as does a stamp that jumps back.
     """
 
-    def __init__(self, seconds: float, frames: int, max_gap_s: float = 0.5):
+    def __init__(self, seconds: float, frames: int, max_gap_s: float = MAX_GAP_S):
         self.seconds, self.frames, self.max_gap_s = seconds, frames, max_gap_s
         self._stamps: deque[int] = deque()
         self._positions: deque[np.ndarray] = deque()

@@ -13,6 +13,9 @@ import numpy as np
 from actrec.types import EQUIDISTANT, Intrinsics
 from actrec.utils.errors import InputError
 
+KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+"""Nominal intrinsics of the color camera of the Kinect v1."""
+
 MODELS = ("plumb_bob", "rational_polynomial", EQUIDISTANT)
 """ROS's lens models, with 4 or 5, 8, 12 or 14, and 4 coefficients."""
 

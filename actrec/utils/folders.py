@@ -6,6 +6,7 @@ Services and containers run without a home folder, or with a read-only one.
 import contextlib
 import errno
 import os
+import re
 import shutil
 import site
 import stat
@@ -21,6 +22,8 @@ NO_HOME = "a path starts with ~, but there is no such home folder: write the who
 
 MAX_TEXT_BYTES = 1 << 20
 """Limit of a file that people write or read: settings, a description, a calibration."""
+
+_STAGED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
 
 _PROBE_BYTES = 4096
 
@@ -181,9 +184,17 @@ def _checked_size(path: Path, status: os.stat_result, limit: int) -> int:
 
 def write_file(path: Path, content: bytes, remedy: str = "choose another place", mode: int = 0) -> None:
     """Write a file and its folder, atomically: a reader sees the old or the new content; raise DeviceError."""
-    staging = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content, mode)
+    except OSError as error:
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; {remedy}") from error
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0) -> None:
+    """Write a file as `write_file` does, into an existing folder; raise OSError. A kill may leave a staged file."""
+    staging = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")  # each of several writers has its own
+    try:
         with staging.open("wb") as file:
             file.write(content)
             file.flush()
@@ -191,11 +202,15 @@ def write_file(path: Path, content: bytes, remedy: str = "choose another place",
         if mode:
             staging.chmod(mode)
         os.replace(staging, path)
-    except OSError as error:
-        raise DeviceError(f"cannot write '{path}': {error.strerror}; {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             staging.unlink(missing_ok=True)
+
+
+def final_name(name: str) -> str:
+    """Return the name that a staged file of `replace_file` would have had; other names as they are."""
+    match = _STAGED.fullmatch(name)
+    return match[1] if match else name
 
 
 def write_folder(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:

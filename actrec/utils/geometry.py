@@ -29,6 +29,11 @@ def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     return unproject(pixels, depth, intrinsics)
 
 
+def unit(vector: np.ndarray) -> np.ndarray:
+    """Return vectors [..., 3] with length 1; zero stays zero."""
+    return np.asarray(vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9))
+
+
 def rotation(axis: int, radians: float) -> np.ndarray:
     """Return the 3×3 right-handed rotation about coordinate axis 0, 1 or 2, float32."""
     c, s = np.cos(radians), np.sin(radians)

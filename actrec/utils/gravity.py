@@ -13,6 +13,7 @@ import numpy as np
 
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import unit
 
 BodyKind = TypeVar("BodyKind", bound=Body)
 
@@ -217,7 +218,7 @@ class GravityFilter:
             with np.errstate(invalid="ignore"):  # infinite numbers
                 turn = self._to_frame @ np.asarray(angular_velocity, np.float64) * (before - stamp_ns) / NANOSECONDS
             if np.isfinite(turn).all():
-                self._up = _unit(_rotate(self._up, turn))
+                self._up = unit(_rotate(self._up, turn))
 
     def add(self, stamp_ns: int, acceleration: np.ndarray) -> None:
         """Add a sample of the accelerometer, [3] m/s² in the sensor's axes: against gravity at rest."""
@@ -239,20 +240,16 @@ class GravityFilter:
             elif before is not None:
                 turns = self._turned_ns is not None and abs(stamp_ns - self._turned_ns) < MAX_GAP_S * NANOSECONDS
                 share = -np.expm1((before - stamp_ns) / NANOSECONDS / (GYRO_FOLLOW_S if turns else FOLLOW_S))
-                self._up = _unit(self._up + share * (direction - self._up))
+                self._up = unit(self._up + share * (direction - self._up))
 
     def _average(self, stamp_ns: int, direction: np.ndarray) -> None:
-        if self._rest and _unit(np.sum(self._rest, axis=0)) @ direction < np.cos(np.radians(STEADY_DEG)):
+        if self._rest and unit(np.sum(self._rest, axis=0)) @ direction < np.cos(np.radians(STEADY_DEG)):
             self._rest = []  # it moves
         if not self._rest:
             self._rest_since_ns = stamp_ns
         self._rest.append(direction)
         if stamp_ns - self._rest_since_ns >= SETTLE_S * NANOSECONDS:
-            self._up, self._rest = _unit(np.sum(self._rest, axis=0)), []
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return np.asarray(vector / np.linalg.norm(vector))
+            self._up, self._rest = unit(np.sum(self._rest, axis=0)), []
 
 
 def _rotate(vector: np.ndarray, turn: np.ndarray) -> np.ndarray:

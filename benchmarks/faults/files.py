@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from actrec.utils.errors import ActrecError
-from benchmarks.faults.live_graph import memory_of, private_mb
+from benchmarks import memory_mb
 from benchmarks.faults.mutation import mutate
 from benchmarks.faults.outcome import Outcome, chosen
 from benchmarks.faults.readers import READERS
@@ -100,14 +99,14 @@ def _serve(name: str, folder: str, first: int, times: int, connection: Connectio
     for number in range(first, times):
         before = reset_peak()
         result = read_one(name, path, valid, number)
-        connection.send((result, private_mb(os.getpid()), memory_of(os.getpid(), "VmHWM") - before))
+        connection.send((result, memory_mb("RssAnon"), memory_mb("VmHWM") - before))
 
 
 def reset_peak() -> float:
     """Let the kernel measure the highest memory of this process from now on; return the present one, MB, NaN if not."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-        return memory_of(os.getpid(), "VmHWM")
+        return memory_mb("VmHWM")
     return math.nan
 
 

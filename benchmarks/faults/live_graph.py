@@ -29,6 +29,7 @@ from actrec_nodes.bringup.endings import PARENT
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.recognizer_node import RecognizerConfig
+from benchmarks import memory_mb
 
 START_S = 120.0  # time for the first label
 STOP_S = 40.0  # time for a graph to end after SIGINT
@@ -340,16 +341,7 @@ def choose_domain(given: int | None) -> None:
 
 def private_mb(pid: int) -> float:
     """Return the resident memory of a process without files and shared memory, 10^6 bytes; 0 if it has ended."""
-    return memory_of(pid, "RssAnon")
-
-
-def memory_of(pid: int, kind: str) -> float:
-    """Return the line `kind` of the status of a process, 10^6 bytes; 0 if it has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(kind):
-                return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+    return memory_mb("RssAnon", pid)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -27,7 +27,6 @@ from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.common.synchronizer import RgbdMessages
 from actrec_nodes.common.tf import WAIT_S, TfPoses
-from actrec_nodes.recognition.loading import FALLBACK
 
 ConfigT = TypeVar("ConfigT")
 
@@ -176,7 +175,7 @@ class PerceptionNode(FrameNode[ConfigT]):
     def preload(cls, value: Callable[[str], Any]) -> None:
         """Import the estimator and ONNX Runtime."""
         pipeline.ESTIMATORS.get(cls.perception_class.kind)
-        inference.BACKENDS.get(FALLBACK)
+        inference.BACKENDS.get(inference.FALLBACK)
 
     def configure(self) -> None:
         """Make the estimator."""

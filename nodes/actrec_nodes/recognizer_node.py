@@ -28,7 +28,7 @@ from actrec_nodes.common.lifecycle import ActrecNode, one_line
 from actrec_nodes.common.subscriptions import FOLLOW_S, Publishers
 from actrec_nodes.common.tf import WAIT_S, TfPoses
 from actrec_nodes.recognition.inputs import Frame, RecognizerInputs
-from actrec_nodes.recognition.loading import FALLBACK, ModelLoader
+from actrec_nodes.recognition.loading import ModelLoader
 from actrec_nodes.recognition.staleness import Heartbeat, elapsed_ns
 from actrec_nodes.recognition.wait_for_action import WaitForActionServer
 
@@ -111,7 +111,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
         """Import ONNX Runtime, and read the model package."""
-        inference.BACKENDS.get(FALLBACK)
+        inference.BACKENDS.get(inference.FALLBACK)
         zoo.find(value("model") or RecognizerConfig.model)
 
     def configure(self) -> None:

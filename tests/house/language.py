@@ -28,7 +28,6 @@ PATTERNS = {
     "color, and American spelling": r"(?i:colour|grey\b|centre|optimis(?!ti|m)|normalis|synchronis|neighbour|behaviour|labelled|initialis|quantis|recognis)",
     "for ever, at all costs": r"\b(?:for ever|at all costs)\b",
 }
-LONG_SENTENCE = 40
 SUFFIXES = {".py", ".md"}
 
 

@@ -14,9 +14,9 @@ import pytest
 from actrec import cli
 from benchmarks import BENCHMARKS
 from tests.documents import commands, documents
+from tests.house.structure import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration")
 TOLD = {"warning", "error", "complain", "warn", "info", "append", "ConfigError", "DeviceError", "InputError", "Finding"}
 """Functions whose texts a user reads, and errors that a function returns."""
 
@@ -62,7 +62,7 @@ READ_BY_OTHERS = {
 @cache
 def code() -> dict[str, list[ast.AST]]:
     """Return the syntax nodes of each module."""
-    files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+    files = [file for folder in FOLDERS.values() for file in sorted((ROOT / folder).rglob("*.py"))]
     return {str(f.relative_to(ROOT)): list(ast.walk(ast.parse(f.read_text(encoding="utf-8")))) for f in files}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.structure import Structure
+from tests.house.structure import FOLDERS, Structure
 
 ROOT = Path(__file__).resolve().parents[2]
 STRUCTURE = Structure(ROOT)
@@ -42,7 +42,6 @@ SHARED_NAMES = {
 """Names that several modules or classes have, with the reason."""
 ENTRY_POINTS = {"main", "spin"}
 """Functions of nodes that run as a separate process and print its result or error."""
-PACKAGE_FOLDERS = ["actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration"]
 MACHINE = re.compile(r"/home/\w+/|/root/\w|/work/(?:main|shared)|\.\./shared|find-links|index-url")
 
 
@@ -78,7 +77,7 @@ def test_names_of_modules_and_classes_are_unique_or_have_a_reason() -> None:
     assert {name: modules for name, modules in repeated.items() if name not in SHARED_NAMES} == {}
 
 
-@pytest.mark.parametrize("folder", PACKAGE_FOLDERS)
+@pytest.mark.parametrize("folder", FOLDERS.values())
 def test_argparse_and_print_are_in_the_command_line_only(folder: str) -> None:
     found = []
     for name, path in STRUCTURE.files.items():
@@ -93,16 +92,6 @@ def test_argparse_and_print_are_in_the_command_line_only(folder: str) -> None:
             prints = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
             if "argparse" in imports or (prints and id(node) not in allowed):
                 found.append(f"{name}:{getattr(node, 'lineno', 0)}")
-    assert found == []
-
-
-def test_benchmarks_are_not_imported_by_packages() -> None:
-    found = []
-    for name, tree in STRUCTURE.trees.items():
-        for node in ast.walk(tree):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            found += [name for module in names if module.split(".")[0] in {"benchmarks", "tests"}]
     assert found == []
 
 

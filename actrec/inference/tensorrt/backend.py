@@ -221,7 +221,7 @@ class TensorRtBackend(EngineRunner):
         found = np.concatenate([next(iter(engine.run(row).values())) for row in rows])
         precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
         expected = OnnxRuntimeBackend(package, device="cpu", precision=precision).run(made)
-        difference, allowed = relative_difference(found, expected), margin * self.config.largest_difference
+        difference, allowed = difference_by_spread(found, expected), margin * self.config.largest_difference
         if difference > allowed:
             raise PackageError(self._disagreement(package, difference, allowed, rows[0]))
         return {"difference": difference, "bytes": len(content)}
@@ -275,7 +275,7 @@ def simulated_windows(package: ModelPackage, count: int) -> Inputs:
     return example_windows(package.inputs, package.window, package.bodies, count)
 
 
-def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+def difference_by_spread(found: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of values [N, …], as a share of the expected ones' spread; infinite for NaN."""
     if not np.isfinite(found).all():
         return float("inf")
@@ -287,7 +287,7 @@ def first_wrong_group(
 ) -> str | None:
     """Return the layer group after which the engine's values first differ too much from ONNX Runtime's.
 
-    If no group's `relative_difference` is above `allowed`, it is the one with the largest. It is None if the package
+    If no group's `difference_by_spread` is above `allowed`, it is the one with the largest. It is None if the package
     `onnx`, which adds outputs to the graph `content`, is not installed. `inputs` are one window; `run` builds the
     engine of a graph and returns its outputs for them.
     """
@@ -297,7 +297,7 @@ def first_wrong_group(
         return None
     probed, names = _with_probes(onnx, content)
     expected, found = outputs_of(probed, inputs), run(probed, inputs)
-    differences = {group: relative_difference(found[name], expected[name]) for group, name in names.items()}
+    differences = {group: difference_by_spread(found[name], expected[name]) for group, name in names.items()}
     wrong = [group for group in names if differences[group] > allowed]
     return wrong[0] if wrong else max(differences, key=lambda group: differences[group])
 

@@ -24,10 +24,10 @@ from actrec.recordings.rosbag.bag_writer import (
     UP_TOPIC,
 )
 from actrec.recordings.rosbag.mcap_file import Channel
-from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils import gravity
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 
 IMAGE = "sensor_msgs/msg/Image"

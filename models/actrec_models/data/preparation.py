@@ -40,6 +40,7 @@ from actrec.scene_flow import identity
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
+from actrec.utils.folders import final_name
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.preparation_workers import Batch, Job, run_here, run_on_cluster, signature
 
@@ -241,7 +242,7 @@ def _check_folder(out: Path) -> None:
     if STORE in names:
         read_head(out)
     ours = {STORE, INDEX, SKIPPED, LOCK, *(path.name for path in shards(out))}
-    if others := [name for name in names if name.removesuffix(".new") not in ours]:
+    if others := [name for name in names if final_name(name) not in ours]:
         raise ConfigError(f"'{out}' holds other files ({others[0]}): choose an empty folder with --out")
 
 

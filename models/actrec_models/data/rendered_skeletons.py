@@ -27,7 +27,7 @@ from actrec import __version__
 from actrec.datasets.base import Clip, ClipDataset, Entry
 from actrec.datasets.everyday import Everyday, EverydayConfig
 from actrec.perception.pipeline import BodyPerception, HandPerception
-from actrec.simulation.actor import PALM_SHARE, recorded_hand_frames, unit
+from actrec.simulation.actor import PALM_SHARE, recorded_hand_frames
 from actrec.simulation.appearance import Appearance, atlas, hand_shapes
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.renderer import Background, Renderer, furnished_room, place_shapes, render_room
@@ -35,14 +35,14 @@ from actrec.simulation.scene import CameraPose, Scene, scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.layouts import CANONICAL, HAND_22, KINECT_V2_25, LAYOUTS, convert
 from actrec.skeleton.sequence import from_joints, load_npz
-from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import config, gravity
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 from actrec.utils.folders import write_file
-from actrec.utils.geometry import rotation
+from actrec.utils.geometry import rotation, unit
 
-INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 FPS = 15.0
 
 
@@ -59,7 +59,7 @@ def staged(clip: Clip, seed: int, mount: Callable[[CameraPose], CameraPose] | No
         return recorded if mount is None else mount(recorded)
 
     recording = from_joints(clip.name, clip.stamps_ns, clip.bodies)
-    return scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
+    return scene_from_scripts(KINECT_V1, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
 
 
 def _times(scene: Scene, fps: float) -> list[float]:
@@ -70,11 +70,11 @@ def frames(
     clip: Clip, seed: int, fps: float = FPS, mount: Callable[[CameraPose], CameraPose] | None = None
 ) -> Iterator[RgbdFrame]:
     """Yield the frames of a staged clip with sensor noise, of this seed too, and `up`."""
-    scene, noise = staged(clip, seed, mount), SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
+    scene, noise = staged(clip, seed, mount), SensorNoise(SENSORS["structured_light"], KINECT_V1, seed)
     for number, time in enumerate(_times(scene, fps)):
         shown = scene.at(time).rendering
         color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
-        yield RgbdFrame(round(time * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
+        yield RgbdFrame(round(time * NANOSECONDS), color, depth, KINECT_V1, up=scene.camera.up)
 
 
 WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
@@ -153,7 +153,7 @@ HAND_MOUNTINGS = tuple((15.0 * number if number % 2 else 0.0, 3.0 * number - 34.
 
 @lru_cache(len(HAND_MOUNTINGS))
 def _hand_room(camera: CameraPose) -> Background:
-    return render_room(furnished_room(3.0), INTRINSICS, camera.rotation, camera.position)
+    return render_room(furnished_room(3.0), KINECT_V1, camera.rotation, camera.position)
 
 
 def hand_frames(clip: Clip, roll: float, pitch: float, fps: float = 0.0) -> Iterator[RgbdFrame]:
@@ -173,13 +173,13 @@ def hand_frames(clip: Clip, roll: float, pitch: float, fps: float = 0.0) -> Iter
     length = float(np.median(np.linalg.norm(fingers, axis=1))) / PALM_SHARE
     appearance = Appearance(stature=Appearance().stature * length / Appearance().hand_length)
     shapes = hand_shapes(appearance, FOREARM_M)
-    renderer = Renderer(INTRINSICS, atlas((appearance.face,)), camera.up)
-    noise = SensorNoise(SENSORS["stereo"], INTRINSICS, len(clip.name))  # others do not see that near
+    renderer = Renderer(KINECT_V1, atlas((appearance.face,)), camera.up)
+    noise = SensorNoise(SENSORS["stereo"], KINECT_V1, len(clip.name))  # others do not see that near
     for number, hand, along in zip(known.tolist(), joints, unit(fingers), strict=True):
         forearm = FOREARM_M * unit(0.4 * camera.rotation[2] - 0.7 * camera.up - 0.6 * along)  # down and away
         shown = renderer.render(place_shapes(shapes, *recorded_hand_frames(hand, length, forearm), 0), background)
         color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
-        yield RgbdFrame(int(clip.stamps_ns[number]), color, depth, INTRINSICS, up=camera.up)
+        yield RgbdFrame(int(clip.stamps_ns[number]), color, depth, KINECT_V1, up=camera.up)
 
 
 def estimate_hand(

@@ -1,4 +1,4 @@
-"""Ends of this process that need nobody's help: with its parent, after a clean-up that hangs, and when it is stuck."""
+"""Ends this process: with its parent, after a clean-up that hangs, or if it is stuck."""
 
 import contextlib
 import ctypes

@@ -39,6 +39,11 @@ def stamp_to_ns(stamp: Time) -> int:
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
+def stamp_of(message: Any) -> int:
+    """Return the stamp of a message's header in nanoseconds."""
+    return stamp_to_ns(message.header.stamp)
+
+
 def ns_to_stamp(nanoseconds: int) -> Time:
     """Return nanoseconds as a message's stamp; raise InputError if it does not fit."""
     sec, nanosec = divmod(int(nanoseconds), NANOSECONDS)

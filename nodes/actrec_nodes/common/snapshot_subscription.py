@@ -157,15 +157,11 @@ class SnapshotSubscription:
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
         with self._lock:
-            self._matcher.add_skeletons(_stamp_ns(message), message)
+            self._matcher.add_skeletons(conversions.stamp_of(message), message)
 
     def _on_part(self, topic: str, message: Any) -> None:
         with self._lock:
-            self._matcher.add_part(topic, _stamp_ns(message), message)
+            self._matcher.add_part(topic, conversions.stamp_of(message), message)
 
     def _on_label(self, message: ActionLabel) -> None:
-        self._captions.add(_stamp_ns(message), message.body_id, Caption(message.label, message.confidence))
-
-
-def _stamp_ns(message: Any) -> int:
-    return conversions.stamp_to_ns(message.header.stamp)
+        self._captions.add(conversions.stamp_of(message), message.body_id, Caption(message.label, message.confidence))

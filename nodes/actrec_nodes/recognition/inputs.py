@@ -225,15 +225,15 @@ class RecognizerInputs:
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
         bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
-        ended = self._recognizer.add_skeletons(_stamp_ns(message), bodies, up)
-        self._check_leveled(_stamp_ns(message), bool(bodies), up is not None)
+        ended = self._recognizer.add_skeletons(conversions.stamp_of(message), bodies, up)
+        self._check_leveled(conversions.stamp_of(message), bool(bodies), up is not None)
         self._put(message, ended)
 
     def _on_hands(self, message: HandArray) -> None:
         hands, up = conversions.message_to_hands(message), gravity.up_from_vector(message.up)
-        ended = self._recognizer.add_hands(_stamp_ns(message), hands, up)
+        ended = self._recognizer.add_hands(conversions.stamp_of(message), hands, up)
         if self._recognizer.tracked_stream == "hands":
-            self._check_leveled(_stamp_ns(message), bool(hands), up is not None)
+            self._check_leveled(conversions.stamp_of(message), bool(hands), up is not None)
             self._put(message, ended)
 
     def _check_leveled(self, stamp_ns: int, has_any: bool, is_known: bool) -> None:
@@ -245,24 +245,24 @@ class RecognizerInputs:
             self.unleveled = UNLEVELED[self._recognizer.tracked_stream]
 
     def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
-        back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)
+        back = 0 if self.newest is None else self.newest.stamp_ns - conversions.stamp_of(message)
         if back > 0 and not self._jumped:
             self._jumped = True  # warn once: a recording that loops does this again and again
             self._node.warn(
                 f"stamps of {STREAM_NAMES[self._recognizer.tracked_stream]} jumped back by {back / NANOSECONDS:.1f} s "
                 "(a recording that starts again, simulated time, or a clock that was set): windows restart"
             )
-        arrival = self.ages.add(_stamp_ns(message), self._published_ns)
+        arrival = self.ages.add(conversions.stamp_of(message), self._published_ns)
         if self.newest is None or arrival.stamp_ns != self.newest.stamp_ns:
             self._heard_ns = self.advanced_ns = arrival.received_ns
         self.newest = Frame(arrival, message.header.frame_id, ended)
         self._worker.put(self.newest)
 
     def _on_faces(self, message: FaceArray) -> None:
-        self._recognizer.add_faces(_stamp_ns(message), conversions.message_to_faces(message))
+        self._recognizer.add_faces(conversions.stamp_of(message), conversions.message_to_faces(message))
 
     def _on_color(self, message: Image) -> None:
-        self._recognizer.add_color(_stamp_ns(message), conversions.image_to_color(message))
+        self._recognizer.add_color(conversions.stamp_of(message), conversions.image_to_color(message))
 
     def _on_color_info(self, message: CameraInfo) -> None:
         self._recognizer.set_image_size(message.width, message.height)
@@ -272,7 +272,7 @@ class RecognizerInputs:
             topic = self._topic(topics.SCENE_FLOW_INFO)
             raise InputError(f"scene flow is ignored: no camera_info on {topic} so far; check its publisher")
         flow = conversions.image_to_flow(message)
-        self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
+        self._recognizer.add_scene_flow(conversions.stamp_of(message), flow, self._intrinsics)
 
     def _on_flow_statistics(self, message: String) -> None:
         self._recognizer.set_scene_flow(conversions.message_to_statistics(message))
@@ -310,7 +310,3 @@ class RecognizerInputs:
 
     def _topic(self, topic: str) -> str:
         return str(self._node.resolve_topic_name(topic))
-
-
-def _stamp_ns(message: Any) -> int:
-    return conversions.stamp_to_ns(message.header.stamp)

@@ -18,8 +18,6 @@ from actrec.utils.errors import AbortedError, ActrecError
 from actrec_nodes.common import parameters
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
-FALLBACK = "onnxruntime"  # the backend that runs anywhere
-
 CLOSE_S = 1.5  # time of a load in progress to end
 POLL_S = 0.05
 
@@ -197,18 +195,18 @@ class ModelLoader:
         self.fallback = ""
         name = self._backend(model)
         kind = inference.BACKENDS.get(name)
-        if not self._node.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
+        if not self._node.config.allow_fallback or name == inference.FALLBACK or not hasattr(kind, "ready"):
             return self.load(model)
         try:
             if kind.ready(self._find(model), **self._options(name)):
                 return self.load(model)
         except ActrecError as error:
-            self.fallback = f"{name} cannot be used, {FALLBACK} runs instead: {one_line(error)}"
+            self.fallback = f"{name} cannot be used, {inference.FALLBACK} runs instead: {one_line(error)}"
             self._node.warn(self.fallback)
-            return self.load(model, FALLBACK)
-        self._node.get_logger().info(f"{name} is building an engine; {FALLBACK} runs until it is ready")
+            return self.load(model, inference.FALLBACK)
+        self._node.get_logger().info(f"{name} is building an engine; {inference.FALLBACK} runs until it is ready")
         self.submit(replace, model)
-        return self.load(model, FALLBACK)
+        return self.load(model, inference.FALLBACK)
 
     def _report_build(self, model: str, check: Callable[[], None]) -> Callable[[str, int, int], None]:
         """Return the function that reports each step of the build of an engine, and raises to end it."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,20 +154,27 @@ def test_read_releases_all_handles(sdk, camera):
     assert sdk.live() == {}
 
 
-def test_close_wakes_reader(sdk, camera):
+def test_close_wakes_reader(sdk, camera, monkeypatch):
     errors = []
+    waiting, wait = threading.Event(), camera._source.next
+
+    def wait_for_capture(timeout_s: float) -> Any:
+        waiting.set()
+        return wait(timeout_s)
+
+    monkeypatch.setattr(camera._source, "next", wait_for_capture)
 
     def read() -> None:
         try:
-            camera.read(timeout_s=60)
+            camera.read(timeout_s=600)
         except DeviceError as error:
             errors.append(str(error))
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    time.sleep(0.1)
+    assert waiting.wait(60)
     camera.close()
-    reader.join(20)
-    assert not reader.is_alive() and "closed" in errors[0]
+    reader.join(60)
+    assert errors == ["the Azure Kinect was closed during a read"]
     with pytest.raises(DeviceError, match="not open"):
         camera.read()

@@ -9,14 +9,13 @@ from actrec import datasets
 from actrec.datasets.smarthome import (
     CLASSES,
     CLASSES_CROSS_VIEW,
-    INTRINSICS,
     Smarthome,
     SmarthomeConfig,
     parse_name,
     read_smarthome,
 )
 from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13, convert
-from actrec.utils.camera_model import project
+from actrec.utils.camera_model import KINECT_V1, project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.geometry import rotation
 
@@ -41,7 +40,7 @@ def published(people, axes=(-1, -1, 1), score=3.0):
     for joints in people:
         pose = (joints - joints.mean(axis=0)) * axes
         frame.append({
-            "pose2d": project(joints, INTRINSICS).T.reshape(-1).tolist(), "pose3d": pose.T.reshape(-1).tolist(),
+            "pose2d": project(joints, KINECT_V1).T.reshape(-1).tolist(), "pose3d": pose.T.reshape(-1).tolist(),
             "cumscore": score,
         })  # fmt: skip
     return frame
@@ -65,7 +64,7 @@ def test_smarthome_joints_match_person_position(tmp_path, axes):
     # The right hand waves in front of the person: left, right and depth are not exchanged.
     hand, base = KINECT_V2_25.index["wrist_right"], KINECT_V2_25.index["spine_base"]
     assert (read.bodies[0, :, hand, 2] < read.bodies[0, :, base, 2]).all()
-    np.testing.assert_allclose(read.pixels[0, 3, hand], project(truth[3][6], INTRINSICS), atol=0.01)
+    np.testing.assert_allclose(read.pixels[0, 3, hand], project(truth[3][6], KINECT_V1), atol=0.01)
     assert read.stamps_ns[1] == 50_000_000  # 20 Hz
     assert read.label == CLASSES.index("Cook.Cleanup") + 1
     assert (read.meta["subject"], read.meta["camera"], read.name) == (2, 3, NAME)
@@ -342,7 +341,7 @@ def video(path, frames):
         stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
         for t in range(frames):
             image = np.full((480, 640, 3), 40, np.uint8)
-            u, v = np.round(project(person(t=t)[6], INTRINSICS)).astype(int)  # the right wrist
+            u, v = np.round(project(person(t=t)[6], KINECT_V1)).astype(int)  # the right wrist
             image[v - 12 : v + 13, u - 12 : u + 13] = (255, 0, 0)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())

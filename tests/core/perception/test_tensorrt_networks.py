@@ -3,16 +3,18 @@
 import dataclasses
 import sys
 import threading
+import time
 
 import numpy as np
 import onnx
 import pytest
 
+from actrec import inference
 from actrec.cli import doctor, main
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
 from actrec.inference.tensorrt import engine
 from actrec.perception import engine_variants, networks
-from actrec.perception.networks import FALLBACK, NetworkConfig, PerceptionNetwork, Region, SourceImage
+from actrec.perception.networks import NetworkConfig, PerceptionNetwork, Region, SourceImage
 from actrec.perception.tensorrt_networks import NetworkSource, TensorRtNetwork, example_images
 from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
 from benchmarks import engines as benchmark
@@ -168,10 +170,13 @@ def test_fallback_runs_until_engine_is_built_in_background(engines):
 
 
 def test_close_stops_build_in_background(gpu, engines, caplog):
-    gpu(fault="slow")  # 3 s
+    found = gpu(fault="slow")
     network = PerceptionNetwork("face_landmarks", dataclasses.replace(ON_TENSORRT, allow_fallback=True))
+    while not plain_tensorrt.is_building(found):
+        time.sleep(0.01)
     network.close()
-    networks._BUILDING.submit(lambda: None).result(timeout=2.0)
+    networks._BUILDING.submit(lambda: None).result()
+    assert plain_tensorrt.CANCELLED in found.calls
     assert engines() == [] and network.device == "" and "cannot be used" not in caplog.text
 
 
@@ -179,7 +184,7 @@ def test_missing_tensorrt_is_refused_or_falls_back(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingLibraryError, match=r"TensorRT is part of JetPack .* or take backend onnxruntime"):
         PerceptionNetwork("face_landmarks", ON_TENSORRT)
-    assert networks.resolve(FACE, NetworkConfig()) == FALLBACK
+    assert networks.resolve(FACE, NetworkConfig()) == inference.FALLBACK
     config = dataclasses.replace(ON_TENSORRT, allow_fallback=True)
     assert PerceptionNetwork("face_landmarks", config).device == "CPU, 1 thread"
 

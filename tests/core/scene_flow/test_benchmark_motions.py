@@ -5,11 +5,12 @@ import pytest
 
 from actrec import scene_flow
 from actrec.scene_flow import camera_motion
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.geometry import unproject
 from benchmarks import scene_flow as scene_flow_benchmark
-from benchmarks.scene_flow import CAMERAS, DT, FULL, STATUES
+from benchmarks.scene_flow import CAMERAS, DT, STATUES
 
-SMALL = FULL.resized(160, 120)
+SMALL = KINECT_V1.resized(160, 120)
 
 
 def points(depth, intrinsics):
@@ -43,10 +44,10 @@ def test_pairs_of_moved_camera_flow_is_camera_motion(motion) -> None:
 
 def test_rows_of_motion_and_camera_have_plausible_values() -> None:
     methods = {"dis": scene_flow.create("dis")}
-    pairs = [next(scene_flow_benchmark.pairs_of(STATUES[1], True, FULL, 2))]
+    pairs = [next(scene_flow_benchmark.pairs_of(STATUES[1], True, KINECT_V1, 2))]
     row = scene_flow_benchmark._motion_errors(methods["dis"], pairs)
     assert 0 < row["of_motion"] < 1 and row["person_epe_mm"] < 60
-    pairs = [next(scene_flow_benchmark.pairs_of(CAMERAS[1], False, FULL, 2))]
+    pairs = [next(scene_flow_benchmark.pairs_of(CAMERAS[1], False, KINECT_V1, 2))]
     row = scene_flow_benchmark._without_camera(CAMERAS[1], methods["dis"], pairs)
     assert row["found"] == "1 of 1"
     assert row["still_median_mm"] > 20

@@ -11,9 +11,10 @@ from actrec.scene_flow import camera_motion
 from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, resize
 from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import InputError
 from benchmarks import scene_flow as scene_flow_benchmark
-from benchmarks.scene_flow import DT, FULL, Motion, _turn
+from benchmarks.scene_flow import DT, Motion, _turn
 
 STEP_NS = round(DT * 1e9)
 FAST = Motion("turns 5°, person right 40 mm", (0.04, 0, 0), camera_turn=_turn(1, 5))
@@ -29,13 +30,13 @@ def frames(pair: scene_flow_benchmark.Pair) -> list[RgbdFrame]:
 
 @pytest.fixture(scope="module")
 def fast() -> scene_flow_benchmark.Pair:
-    return next(scene_flow_benchmark.pairs_of(FAST, False, FULL, 2))
+    return next(scene_flow_benchmark.pairs_of(FAST, False, KINECT_V1, 2))
 
 
 @pytest.mark.parametrize(("axis", "degrees"), [(0, 0.0), (0, 3.0), (1, 8.0), (2, 3.0), (2, 8.0)])
 def test_estimate_rotation_simulated_motion_matches_truth(axis: int, degrees: float) -> None:
     motion = Motion("", (0.04, 0, 0), camera_shift=(0, 0, 0.03), camera_turn=_turn(axis, degrees))
-    first, second = frames(next(scene_flow_benchmark.pairs_of(motion, True, FULL, 2)))
+    first, second = frames(next(scene_flow_benchmark.pairs_of(motion, True, KINECT_V1, 2)))
     found = camera_motion.estimate_rotation(first, second)
     if degrees == 0.0:
         assert found is None or camera_motion.rotation_degrees(found) < 0.2
@@ -92,7 +93,7 @@ def test_flow_pairs_fast_rotation_gives_person_motion(name, source, fast) -> Non
 
 
 def test_flow_with_rotation_none_or_out_of_range_equals_method() -> None:
-    first, second = frames(next(scene_flow_benchmark.pairs_of(SLOW, False, FULL, 4)))
+    first, second = frames(next(scene_flow_benchmark.pairs_of(SLOW, False, KINECT_V1, 4)))
     method = scene_flow.create("dis")
     plain = method.estimate(first.color, first.depth, second.color, second.depth, first.intrinsics, DT)
     for turn in (None, SLOW.camera_turn.T, _turn(1, 60)):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from actrec import scene_flow
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import motion_at_joints, velocity_at_joints
 from benchmarks import scene_flow as scene_flow_benchmark
-from benchmarks.scene_flow import DT, FULL, STATUES
+from benchmarks.scene_flow import DT, STATUES
 
 INNER = [0, 1, 4, 8, 12, 16, 20]
 """Joints of the trunk, away from the silhouette."""
@@ -17,8 +18,8 @@ INNER = [0, 1, 4, 8, 12, 16, 20]
 def statue():
     """A person moved 60 mm to the right, at half size, with joints [25, 3] m and [25, 2] px."""
     motion = STATUES[1]
-    pair = next(scene_flow_benchmark.pairs_of(motion, False, FULL, 2))
-    before, _ = scene_flow_benchmark._scenes(motion, scene_flow_benchmark.DISTANCES[0], 0, FULL)
+    pair = next(scene_flow_benchmark.pairs_of(motion, False, KINECT_V1, 2))
+    before, _ = scene_flow_benchmark._scenes(motion, scene_flow_benchmark.DISTANCES[0], 0, KINECT_V1)
     body = before.at(0.0).bodies[0]
     return pair, body.positions, body.pixels
 
@@ -33,7 +34,7 @@ def test_velocity_at_joints_estimated_flow_matches_motion(statue, method) -> Non
     shift = velocity_at_joints(flow, pixels, size) * DT
     np.testing.assert_allclose(shift[INNER], np.broadcast_to([0.06, 0, 0], (len(INNER), 3)), atol=0.006)
     moved = motion_at_joints(flow, positions, pixels, size, camera) * DT
-    expected = FULL.fx * 0.06 / positions[INNER, 2]
+    expected = KINECT_V1.fx * 0.06 / positions[INNER, 2]
     np.testing.assert_allclose(moved[INNER, 0], expected, rtol=0.12)
     np.testing.assert_allclose(moved[INNER, 1], 0, atol=2)
 

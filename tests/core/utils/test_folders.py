@@ -4,12 +4,14 @@ import errno
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 import pytest
 
+from actrec.datasets.store import write_atomically
 from actrec.perception.recorded_joints import cache_folder
 from actrec.recordings import existing_path
 from actrec.utils import calibration_files, folders, jit
@@ -157,6 +159,23 @@ def test_write_folder_is_on_the_disk_before_the_old_one_is_deleted(
         folders.write_folder(tmp_path / "package", {"a": content, "b": content}, lambda folder: None)
         assert renamed[-1] == 2, "both files, before they are renamed"
     assert (tmp_path / "package/a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("write", [folders.write_file, write_atomically])
+def test_write_file_of_two_writers_at_once_leaves_the_later_content_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None]
+) -> None:
+    path, replace = tmp_path / "file", os.replace
+
+    def replace_after_another_writer(*names: Any) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        write(path, b"first")
+        assert path.read_bytes() == b"first"
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", replace_after_another_writer)
+    write(path, b"second")
+    assert path.read_bytes() == b"second" and os.listdir(tmp_path) == ["file"]
 
 
 def test_existing_path_in_a_folder_of_another_user_is_refused_in_one_line(

@@ -128,7 +128,7 @@ def test_batch_of_recorded_clips_equals_single_samples(mode):
 def test_batch_as_on_a_gpu_equals_single_samples(monkeypatch):
     """A GPU fills missing joints of all clips, since a look at which have some would wait for it."""
     for module in (normalization, variation):
-        monkeypatch.setattr(module, "some", lambda mask: torch.arange(len(mask)))
+        monkeypatch.setattr(module, "rows_with", lambda mask: torch.arange(len(mask)))
     for name in ("papers/sem_net_ntu60", "joint_tcn_utd_mhad", "sem_net_reach_shrec17"):
         recipe = recipes.read(name)
         assert_batches_equal_samples(recipe, recipe.check(), any_clip=True)

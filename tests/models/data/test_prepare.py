@@ -182,6 +182,13 @@ def test_prepare_other_settings_raises(settings, options, message, published, tm
         prepare("nucla", published, tmp_path / "out", options=options, settings=PrepareConfig(**settings))
 
 
+def test_prepare_into_folder_with_a_staged_file_succeeds(published, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f".{STORE}.0123abcd.new").touch()  # as a kill leaves it
+    assert prepare("nucla", published, out).prepared > 0
+
+
 def test_prepare_into_foreign_folder_raises(published, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds other files"):

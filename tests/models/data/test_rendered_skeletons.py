@@ -16,6 +16,7 @@ from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils import config, gravity
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.data import rendered_skeletons
 from actrec_models.training import recipe, trainer
@@ -182,9 +183,9 @@ def test_scene_of_a_turned_camera_shows_the_same_motion(data_root):
     )
     recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, scores, pixels, ("body_1",))
     scripts = scripts_from_recording(recording)
-    still = scene_from_scripts(rendered_skeletons.INTRINSICS, scripts, clip.name)
+    still = scene_from_scripts(KINECT_V1, scripts, clip.name)
     turned = scene_from_scripts(
-        rendered_skeletons.INTRINSICS,
+        KINECT_V1,
         scripts,
         clip.name,
         mount=lambda pose: replace(pose, height=2.0, pitch=0.4, roll=2.0),

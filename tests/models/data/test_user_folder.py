@@ -15,7 +15,7 @@ import yaml
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets import user_folder
-from actrec.datasets.base import content
+from actrec.datasets.fingerprints import content
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.perception import recorded_joints
 from actrec.utils import gravity

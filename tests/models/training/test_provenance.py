@@ -1,5 +1,6 @@
 """Provenance of a run: commit, parts of a resumed run, and fingerprint of the data."""
 
+import dataclasses
 import shutil
 import subprocess
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from actrec import datasets
-from actrec.datasets.base import Entry
+from actrec.datasets.base import ClipDataset, Entry
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_models.training import checkpoints, provenance
 from actrec_models.training.trainer import Machine
@@ -146,6 +147,12 @@ def test_fingerprint_differs_for_other_content(tmp_path):
     short.unlink()
     with pytest.raises(DeviceError, match=f"cannot read '{short}': No such file"):
         source.fingerprint([entry])
+
+
+def test_fingerprint_of_clips_in_memory_takes_a_name_that_is_not_utf_8():
+    clips = [dataclasses.replace(skeletons()[0], name=name) for name in ("clip_\udce9", "clip")]
+    first, other = (ClipDataset([clip], ["a"]).fingerprint() for clip in clips)
+    assert first != other
 
 
 def test_fingerprint_of_folder_depends_on_content(tmp_path):

@@ -13,7 +13,7 @@ from actrec.features.voxels import TABLES, VoxelPreprocessing
 from actrec.skeleton import layouts
 from actrec.utils import config
 from actrec_models.data.batches import joint_map, voxel_tables
-from actrec_models.data.batches.normalization import normalize, rotated, stack
+from actrec_models.data.batches.normalization import normalize, rotate, stack
 from actrec_models.data.batches.resampling import resample
 from actrec_models.data.batches.variation import vary_bodies, vary_hands
 
@@ -80,7 +80,7 @@ class BatchFeatures:
                 options = config.build(SkeletonPreprocessing, spec.preprocessing)
                 if options not in memo:
                     joints = normalize(padded, options, spec.layout)
-                    memo[options] = rotated(joints, batch["after"]) if "after" in batch else joints
+                    memo[options] = rotate(joints, batch["after"]) if "after" in batch else joints
                 made[spec.name] = stack(memo[options], spec.modality, spec.layout, options.root_bone)
         return made
 

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actrec.features.skeleton import CANONICAL_LENGTHS, SHORTEST_BONE, SkeletonPreprocessing
+from actrec.features.skeleton import (
+    CANONICAL_LENGTHS,
+    LEAST_HAND_M,
+    LEAST_TORSO_M,
+    LEAST_WIDTH_M,
+    SHORTEST_BONE,
+    USUAL_HAND_M,
+    USUAL_TORSO_M,
+    SkeletonPreprocessing,
+)
 from actrec.skeleton import layouts
 from actrec.utils import gravity
 
@@ -53,17 +62,17 @@ def tree(layout: str, device: torch.device) -> Tree:
     )  # fmt: skip
 
 
-def each(values: Tensor) -> Tensor:
+def broadcast_clips(values: Tensor) -> Tensor:
     """Return the values (B) with the axes of joints (B, M, 3, T, V)."""
     return values[:, None, None, None, None]
 
 
-def rotated(joints: Tensor, matrix: Tensor) -> Tensor:
+def rotate(joints: Tensor, matrix: Tensor) -> Tensor:
     """Multiply matrices (B, 3, 3) by joints (B, M, 3, T, V)."""
     return torch.matmul(matrix[:, None], joints.flatten(3)).view_as(joints)
 
 
-def some(mask: Tensor) -> Tensor:
+def rows_with(mask: Tensor) -> Tensor:
     """Return the samples in which anything of the mask (B, …) is set; on a GPU all, since a look would wait for it."""
     if mask.device.type == "cpu":
         return mask.flatten(1).any(1).nonzero()[:, 0]
@@ -79,7 +88,7 @@ def nearest_known(known: Tensor, layout_tree: Tree) -> Tensor:
     return source
 
 
-def picked(joints: Tensor, source: Tensor) -> Tensor:
+def gather_joints(joints: Tensor, source: Tensor) -> Tensor:
     """Return joints (B, M, 3, T, V) in the order `source` (B, M, 1, T, V)."""
     return joints.gather(-1, source.expand_as(joints))
 
@@ -89,17 +98,19 @@ def normalize(bodies: Tensor, options: SkeletonPreprocessing, layout: str) -> Te
     if options.pitch_deg:
         level = gravity.level_rotation(gravity.up_from_angles(0.0, options.pitch_deg)).astype(np.float32)
         turn = constant(tuple(level.T.flatten().tolist()), bodies.device).view(3, 3)
-        bodies = rotated(bodies, turn.expand(len(bodies), 3, 3))
+        bodies = rotate(bodies, turn.expand(len(bodies), 3, 3))
     body, index = bodies[:, 0], layouts.get(layout).index
     moved = bodies
     if options.center != "none":
         moved = moved - _center(body, index[options.center])[:, None, :, None, None]
     if options.align == "yaw":
-        moved = rotated(moved, _facing_rotation(body, index))
+        moved = rotate(moved, _facing_rotation(body, index))
     if options.scale == "torso":
-        moved = moved / each(_length(body, index["spine_base"], index["spine_shoulder"], 0.05, 0.5))
+        moved = moved / broadcast_clips(
+            _length(body, index["spine_base"], index["spine_shoulder"], LEAST_TORSO_M, USUAL_TORSO_M)
+        )
     elif options.scale == "hand":
-        moved = moved / each(_length(body, index["wrist"], index["middle_base"], 0.02, 0.1))
+        moved = moved / broadcast_clips(_length(body, index["wrist"], index["middle_base"], LEAST_HAND_M, USUAL_HAND_M))
     filled = fill_missing(moved, layout)
     return filled if options.lengths == "own" else _with_canonical_lengths(filled, layout)
 
@@ -114,7 +125,7 @@ def _mean(values: Tensor) -> tuple[Tensor, Tensor]:
 def _center(body: Tensor, joint: int) -> Tensor:
     """Return the mean (B, 3) of a joint of (B, 3, T, V), or else of all joints, or else zero."""
     own, seen = _mean(body[..., joint])
-    rows = some(~seen)
+    rows = rows_with(~seen)
     if len(rows):
         own = own.index_copy(0, rows, torch.where(seen[rows], own[rows], _mean(body[rows].flatten(2))[0]))
     return own.float()
@@ -126,8 +137,8 @@ def _facing_rotation(body: Tensor, index: dict[str, int]) -> Tensor:
     across = _mean(sides[0])[0] + _mean(sides[1])[0]
     x, z = across[:, 0], across[:, 2]
     length = torch.hypot(x, z)
-    unclear = length < 0.02  # from the side or not visible
-    safe = length.clamp(min=0.02)
+    unclear = length < LEAST_WIDTH_M  # from the side or not visible
+    safe = length.clamp(min=LEAST_WIDTH_M)
     c, s = torch.where(unclear, 1.0, x / safe), torch.where(unclear, 0.0, z / safe)
     zero, one = torch.zeros_like(c), torch.ones_like(c)
     return torch.stack([c, zero, s, zero, one, zero, -s, zero, c], dim=1).view(-1, 3, 3).float()
@@ -147,12 +158,12 @@ def _length(body: Tensor, start: int, end: int, shortest: float, usual: float) -
 def fill_missing(bodies: Tensor, layout: str) -> Tensor:
     """Move each missing joint of (B, M, 3, T, V) to its parent (a zero bone) and a missing root to the origin."""
     lost = bodies.isnan().any(2, keepdim=True)
-    rows = some(lost)
+    rows = rows_with(lost)
     if not len(rows):
         return bodies
     missing = lost[rows]
     source = nearest_known(~missing, tree(layout, bodies.device))
-    return bodies.index_copy(0, rows, picked(torch.where(missing, 0.0, bodies[rows]), source))
+    return bodies.index_copy(0, rows, gather_joints(torch.where(missing, 0.0, bodies[rows]), source))
 
 
 def _with_canonical_lengths(bodies: Tensor, layout: str) -> Tensor:

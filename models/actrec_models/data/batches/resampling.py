@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-MAX_GAP_S = 0.5
-"""A joint that is missing for longer stays missing (`actrec.skeleton.windows.resample`)."""
+from actrec.skeleton.windows import MAX_GAP_S
 
 
 def resample(joints: Tensor, times: Tensor, wanted: Tensor, gaps: bool = True) -> Tensor:

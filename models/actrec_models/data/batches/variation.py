@@ -7,7 +7,15 @@ from torch import Tensor
 
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec_models.data.augmentation import OUTWARDS, PALM
-from actrec_models.data.batches.normalization import constant, each, nearest_known, picked, rotated, some, tree
+from actrec_models.data.batches.normalization import (
+    broadcast_clips,
+    constant,
+    gather_joints,
+    nearest_known,
+    rotate,
+    rows_with,
+    tree,
+)
 
 Batch = Mapping[str, Tensor]
 """Fields of `actrec_models.data.augmentation.Variation` by name; "…_rows" are the samples that a field is of."""
@@ -16,7 +24,7 @@ Batch = Mapping[str, Tensor]
 def vary_bodies(bodies: Tensor, batch: Batch) -> Tensor:
     """Apply variations to bodies (B, M, 3, T, 25), as `augmentation.vary_bodies`."""
     middle = pivot(bodies)
-    varied = rotated(bodies.double() - middle, batch["turn"]) + middle
+    varied = rotate(bodies.double() - middle, batch["turn"]) + middle
     varied = scale_bones(varied, batch["factor"], KINECT_V2_25.name, OUTWARDS)
     if len(rows := batch["smoothed_rows"]):
         varied = varied.index_copy(0, rows, _smooth(varied[rows], batch["smoothed"]))
@@ -39,10 +47,10 @@ def vary_hands(hands: Tensor, batch: Batch) -> Tensor:
         palm = hands[..., PALM : PALM + 1]
         seen = ~palm.isnan().any(2, keepdim=True)
         middle = torch.where(seen, palm, 0.0).sum(3, keepdim=True) / seen.sum(3, keepdim=True).clamp(min=1)
-        way = middle + each(batch["reach"]) * (palm - middle)
-        hands = (rotated((hands - palm).double(), batch["held"]) + way).float()
+        way = middle + broadcast_clips(batch["reach"]) * (palm - middle)
+        hands = (rotate((hands - palm).double(), batch["held"]) + way).float()
     stretched = (hands - pivot(hands)) * batch["stretch"][:, None, :, None, None]
-    varied = rotated(stretched, batch["turn"])
+    varied = rotate(stretched, batch["turn"])
     varied = scale_bones(varied, batch["factor"], HAND_22.name, range(1, varied.shape[-1]))
     varied = _with_noise(varied, batch)
     return torch.where(batch["lost"][:, None, None], torch.nan, varied)
@@ -51,7 +59,7 @@ def vary_hands(hands: Tensor, batch: Batch) -> Tensor:
 def pivot(bodies: Tensor) -> Tensor:
     """Return the pivot (B, 1, 3, 1, 1) of bodies (B, M, 3, T, V), as `augmentation.pivot`."""
     root = bodies[:, :1, :, :1, :1]
-    rows = some(root.isnan())
+    rows = rows_with(root.isnan())
     if not len(rows):
         return root
     part = bodies[rows]
@@ -69,7 +77,7 @@ def scale_bones(joints: Tensor, factor: Tensor, layout: str, outwards: Sequence[
     """
     layout_tree = tree(layout, joints.device)
     lost = joints.isnan().any(2, keepdim=True)
-    rows = some(lost)
+    rows = rows_with(lost)
     if len(rows):
         known = ~lost[rows]
         # A missing root moves to the first known joint.
@@ -78,7 +86,7 @@ def scale_bones(joints: Tensor, factor: Tensor, layout: str, outwards: Sequence[
         known[..., 0] = True
         source = nearest_known(known, layout_tree)
         source = torch.where(source == 0, first[..., None], source)
-        joints = joints.index_copy(0, rows, picked(joints[rows], source))
+        joints = joints.index_copy(0, rows, gather_joints(joints[rows], source))
     root = torch.zeros_like(layout_tree.paths)
     root[:, 0] = 1
     change = root + layout_tree.paths * factor[:, None, :].double() @ layout_tree.bones  # (B, V, V)
@@ -92,12 +100,12 @@ def _smooth(bodies: Tensor, reach: Tensor) -> Tensor:
     both = torch.cat([torch.where(known, bodies, 0.0), known.to(bodies.dtype)], dim=2)
     total = both.clone()
     for shift in range(1, min(4, bodies.shape[3])):
-        reached = each((reach >= shift).to(bodies.dtype))
+        reached = broadcast_clips((reach >= shift).to(bodies.dtype))
         total[:, :, :, shift:] += both[:, :, :, :-shift] * reached
         total[:, :, :, :-shift] += both[:, :, :, shift:] * reached
     return torch.where(known, total[:, :, :3] / total[:, :, 3:].clamp(min=1), torch.nan)
 
 
 def _with_noise(joints: Tensor, batch: Batch) -> Tensor:
-    noise = batch["noise"] * each(batch["noise_size"]) + batch["bias"][:, None, None]  # (B, M, T, V, 3)
+    noise = batch["noise"] * broadcast_clips(batch["noise_size"]) + batch["bias"][:, None, None]  # (B, M, T, V, 3)
     return joints + noise.permute(0, 1, 4, 2, 3)

@@ -60,11 +60,16 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_build_engine_ctrl_c_ends_build(tiny, fake_tensorrt, tmp_path, capsys):
-    fake_tensorrt(fault="slow")  # 3 s
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    start = time.monotonic()
+    found = fake_tensorrt(fault="slow")
+
+    def interrupt_build():
+        while not plain_tensorrt.is_building(found):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_build, daemon=True).start()
     assert main(["build-engine", str(tiny.path)]) == 130
-    assert time.monotonic() - start < 2.0
+    assert plain_tensorrt.CANCELLED in found.calls
     assert engines(tmp_path) == [] and "Traceback" not in capsys.readouterr().err
     fake_tensorrt()
     assert main(["build-engine", str(tiny.path)]) == 0, "the lock is free again"

@@ -17,7 +17,7 @@ from actrec_nodes.common import parameter_files
 from tests.house.test_cli import run_main
 
 pytestmark = pytest.mark.ros
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Write = Callable[[str], str]
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from actrec_nodes.bringup.health import GraphHealth, notify
 from actrec_nodes.bringup.monitor import GraphMonitor
+from tests.nodes.common.test_lifecycle import Probe
 from tests.nodes.conftest import Peer
-from tests.nodes.test_lifecycle import Probe
 
 pytestmark = pytest.mark.ros
 

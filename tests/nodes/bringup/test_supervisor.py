@@ -17,8 +17,8 @@ import pytest
 from actrec_nodes.bringup import processes, supervisor, transport
 from actrec_nodes.bringup.endings import ending_if_stuck
 from actrec_nodes.bringup.supervisor import Backoff, Supervisor
+from tests.nodes.common.test_lifecycle import Config, Probe
 from tests.nodes.conftest import Peer
-from tests.nodes.test_lifecycle import Config, Probe
 
 pytestmark = pytest.mark.ros
 
