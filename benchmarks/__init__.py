@@ -7,6 +7,7 @@ runs one of these is measured.
 import contextlib
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def time_graph(graph: str, examples: str, runs: int, threads: int) -> dict[str, 
 
 
 def memory_mb(kind: str, pid: int | str = "self") -> float:
-    """Return the memory of a process by Linux, 10^6 bytes; 0 if the process has ended.
+    """Return the memory of a process by Linux, 10^6 bytes; NaN if it has ended, or elsewhere.
 
     `kind` is VmRSS (resident), RssAnon (resident, without files and shared memory) or VmHWM (peak of VmRSS).
     """
@@ -122,7 +123,7 @@ def memory_mb(kind: str, pid: int | str = "self") -> float:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(kind):
                 return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+    return math.nan
 
 
 def time_package(folder: str, precision: str, threads: int, calls: int) -> dict[str, Any]:

@@ -341,7 +341,8 @@ def choose_domain(given: int | None) -> None:
 
 def private_mb(pid: int) -> float:
     """Return the resident memory of a process without files and shared memory, 10^6 bytes; 0 if it has ended."""
-    return memory_mb("RssAnon", pid)
+    found = memory_mb("RssAnon", pid)
+    return 0.0 if math.isnan(found) else found
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -58,7 +58,7 @@ class GraphMonitor(Node):
         self._first_ns: int | None = None
         self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._statistics: dict[str, dict[str, Any]] = {}
-        self._busy: dict[str, float] = {}
+        self._received: dict[str, float] = {}
         self._lock = threading.Lock()
         self.create_service(GetState, "~/get_state", self._on_get_state)  # nodes can start after it
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
@@ -91,13 +91,12 @@ class GraphMonitor(Node):
     def busy(self) -> dict[str, float]:
         """Return the time of the newest statistics of each node that is busy with one task, monotonic seconds."""
         with self._lock:
-            return dict(self._busy)
+            return {name: self._received[name] for name, each in self._statistics.items() if each.get("busy")}
 
     def forget(self, name: str) -> None:
         """Drop the statistics of a node whose process has ended: the next ones are of a new process."""
         with self._lock:
             self._statistics.pop(name, None)
-            self._busy.pop(name, None)
 
     @staticmethod
     def _on_get_state(request: GetState.Request, response: GetState.Response) -> GetState.Response:
@@ -108,10 +107,7 @@ class GraphMonitor(Node):
         def keep(message: String) -> None:
             statistics = conversions.message_to_statistics(message)
             with self._lock:
-                self._statistics[name] = statistics
-                self._busy.pop(name, None)
-                if statistics.get("busy"):
-                    self._busy[name] = time.monotonic()
+                self._statistics[name], self._received[name] = statistics, time.monotonic()
 
         return keep
 
