@@ -365,9 +365,10 @@ def test_page_in_chromium_shows_labels_events_and_image_until_they_are_old(view,
 
     def feed():
         for number in itertools.count():
-            view.show(snapshot(number, people=2))
+            # Labels first: the page may ask after any of the three.
             view.label(0, "body_1", Caption(LABEL, 0.91), 0.05, "tiny")
             view.label(0, "body_2", Caption("unknown", 0.3), 0.05, "tiny")
+            view.show(snapshot(number, people=2))
             if stop.wait(0.1):
                 return
 
@@ -375,7 +376,7 @@ def test_page_in_chromium_shows_labels_events_and_image_until_they_are_old(view,
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
-        page.wait_for("document.querySelector('#status').textContent === 'live' && document.images[0].complete")
+        page.wait_for("document.querySelector('#status').textContent === 'live' && document.images[0].naturalWidth")
         labels = page.evaluate("[...document.querySelectorAll('.label')].map((each) => each.textContent)")
         assert labels == [LABEL, "unknown"], "text, not markup"
         classes = page.evaluate("[...document.querySelectorAll('.person')].map((each) => each.className)")
