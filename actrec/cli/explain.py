@@ -134,7 +134,8 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, bytes, Any]:
     explained = importlib.import_module("actrec_models.evaluation.explained_clips")
     given = {name: getattr(args, name) for name in ("dataset", "split", "part", "root") if getattr(args, name)}
     given["dataset_options"] = folder_options(args, config.parse_pairs(args.option, "dataset option"))
-    model, content = explained.open_model(args.model)
+    model = importlib.import_module("actrec_models.evaluation.protocol").open_model(args.model)
+    content = importlib.import_module("actrec_models.export.onnx_graph").read(model.package)
     return explained, model, content, explained.open_clips(model, args.data, explained.EvalOptions(**given))
 
 

@@ -77,14 +77,18 @@ class Structure:
         return _circles(self.imports)
 
     def package_edges(self) -> dict[str, set[str]]:
-        """Return, for each sub-package of `actrec`, the other sub-packages that it imports."""
+        """Return, for each sub-package (`actrec.features`), the others of its package that it imports."""
         edges: dict[str, set[str]] = {}
         for name, imported in self.imports.items():
-            if name.startswith("actrec."):
-                own = name.split(".")[1]
-                edges.setdefault(own, set())
-                edges[own] |= {m.split(".")[1] for m in imported if m.startswith("actrec.")} - {own}
+            if "." in name:
+                own = _subpackage(name)
+                others = {_subpackage(other) for other in imported if other.startswith(own.split(".")[0] + ".")}
+                edges.setdefault(own, set()).update(others - {own})
         return edges
+
+    def package_cycles(self) -> list[list[str]]:
+        """Return the groups of sub-packages that import each other in a circle."""
+        return _circles(self.package_edges())
 
     def duplicate_modules(self) -> dict[str, list[str]]:
         """Return the file names that stand for several modules."""
@@ -111,6 +115,10 @@ class Structure:
                 found.add(imported)
                 pending.append(imported)
         return found - {module}
+
+
+def _subpackage(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def _circles(edges: dict[str, set[str]]) -> list[list[str]]:
@@ -151,7 +159,7 @@ def main() -> None:
         ("source lines", structure.lines),
         ("import circles of modules", len(structure.cycles())),
         ("modules in them", sum(map(len, structure.cycles()))),
-        ("sub-packages of actrec in a circle", sum(map(len, _circles(structure.package_edges())))),
+        ("sub-packages in a circle", sum(map(len, structure.package_cycles()))),
         ("file names of several modules", len(structure.duplicate_modules())),
         ("class names of several modules", len(structure.duplicate_classes())),
     ]

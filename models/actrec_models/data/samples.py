@@ -23,9 +23,9 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data import augmentation as data_augmentation
 from actrec_models.data import unknown_clips
+from actrec_models.data.data_recipe import DataRecipe
 from actrec_models.data.samplers import PAD, Draw
 from actrec_models.networks.base import OUTLIER
-from actrec_models.training.recipe import Recipe
 
 _EARLY = 1e-6
 """Tolerance in samples: with integer stamps a recording of T frames may be slightly shorter than T samples."""
@@ -156,7 +156,7 @@ class Samples(Dataset[Sample]):
         clips: ClipDataset,
         specs: list[InputSpec],
         window: WindowSpec,
-        recipe: Recipe,
+        recipe: DataRecipe,
         augmentation: data_augmentation.Augmentation | None,
         any_clip: bool = False,
         made: Collection[str] | None = None,
@@ -326,7 +326,7 @@ def _joints_and_bones(specs: list[InputSpec]) -> bool:
     )
 
 
-def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
+def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: DataRecipe) -> None:
     """Warn if a dataset has no optional stream of the network."""
     missing = sorted(set(features.streams(specs)) - clips.streams)
     if missing:
@@ -359,13 +359,13 @@ def describe_missing(model: str, clips: ClipDataset, specs: Iterable[InputSpec],
     )
 
 
-def _flow_settings(recipe: Recipe) -> str:
+def _flow_settings(recipe: DataRecipe) -> str:
     """Return the settings of `actrec prepare` for the scene flow that a recipe requires."""
     required = recipe.scene_flow
     return "".join(f" --set flow.{name}={required[name]}" for name in identity.SETTINGS if name in required)
 
 
-def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: Recipe) -> None:
+def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: DataRecipe) -> None:
     """Raise ConfigError if the clips' scene flow is not the one that a recipe requires; warn if it is unknown."""
     if not recipe.scene_flow or "flow" not in features.streams(specs):
         return
@@ -395,7 +395,7 @@ def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
 
 
 def check_streams(
-    clips: ClipDataset, specs: list[InputSpec], recipe: Recipe, made: Collection[str] | None = None
+    clips: ClipDataset, specs: list[InputSpec], recipe: DataRecipe, made: Collection[str] | None = None
 ) -> None:
     """Raise ConfigError if a dataset lacks a stream that the network needs; warn if mirroring changes a class."""
     streams = features.streams(specs)

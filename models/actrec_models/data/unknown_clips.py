@@ -20,7 +20,7 @@ from actrec.recordings.labels import normalize_name
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models.data import rendered_skeletons
-from actrec_models.training.recipe import Recipe
+from actrec_models.data.data_recipe import DataRecipe
 
 _MOST = 2000
 """Largest number of clips: the images of all 114,000 of NTU RGB+D 120 would take days."""
@@ -45,7 +45,7 @@ class UnknownClips:
         return tuple(dict.fromkeys(filter(None, (names[id(clips)][index] for clips, index in self.clips))))
 
 
-def missing_dataset(recipe: Recipe, data_root: str) -> str:
+def missing_dataset(recipe: DataRecipe, data_root: str) -> str:
     """Return a message if the files of `unknown_dataset` are missing; empty otherwise."""
     name = recipe.unknown_dataset
     if not name or not datasets.DATASETS.get(name).has_files or Path(datasets.folder(data_root, name)).is_dir():
@@ -53,13 +53,13 @@ def missing_dataset(recipe: Recipe, data_root: str) -> str:
     return f"the unknown_dataset {name} is not in {data_root}"
 
 
-def excluded_actions(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
+def excluded_actions(recipe: DataRecipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
     """Return the actions of the unknown dataset that the recipe excludes or that have the name of a class."""
     known = {normalize_name(name) for name in classes}
     return [name for name in others if name in recipe.unknown_exclude or normalize_name(name) in known]
 
 
-def load(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> UnknownClips:
+def load(recipe: DataRecipe, classes: Sequence[str], data_root: str, part: str) -> UnknownClips:
     """Return the unknown clips of a part: clips of other actions, and the user's recordings labeled `unknown`.
 
     Part "train" must have some; of each part at most `_MOST` are taken.
@@ -84,7 +84,9 @@ def load(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> U
     return UnknownClips(kept, without)
 
 
-def background(recipe: Recipe, clips: ClipDataset, data_root: str, root: str = "") -> tuple[ClipDataset, ClipDataset]:
+def background(
+    recipe: DataRecipe, clips: ClipDataset, data_root: str, root: str = ""
+) -> tuple[ClipDataset, ClipDataset]:
     """Return the clips that train as the background class, and the ones of held-out groups (`Validation.by`).
 
     They are the recordings of the training part that are labeled unknown, else the clips of the unknown dataset.
@@ -114,7 +116,7 @@ def background(recipe: Recipe, clips: ClipDataset, data_root: str, root: str = "
             f"clips of the background hold {found}, clips of the classes {needed}: name another unknown_dataset, or "
             "set background to 0"
         )
-    validation = recipe.components().validation
+    validation = recipe.held_out()
     held = validation.split(clips, recipe.seed)[1] if validation.by else None
     groups = {meta[validation.by] for meta in held.metas} if held is not None else set()
     is_held = np.array([meta.get(validation.by) in groups for meta in own.metas])
@@ -123,7 +125,7 @@ def background(recipe: Recipe, clips: ClipDataset, data_root: str, root: str = "
     return own.subset(np.flatnonzero(~is_held)), own.subset(np.flatnonzero(is_held))
 
 
-def _part(make: Callable[..., ClipDataset], recipe: Recipe, data_root: str, part: str) -> ClipDataset:
+def _part(make: Callable[..., ClipDataset], recipe: DataRecipe, data_root: str, part: str) -> ClipDataset:
     name = recipe.unknown_dataset
     try:
         return make(name, datasets.folder(data_root, name), part=part, **recipe.unknown_options)

@@ -1,9 +1,8 @@
-"""Clips of a dataset, and the graph of a package or checkpoint, for `actrec explain`."""
+"""Clips of a dataset, and their probabilities and inputs, for `actrec explain`."""
 
 import difflib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,8 @@ from actrec.utils.errors import ConfigError
 from actrec_models.data.samples import parts
 from actrec_models.evaluation import protocol, scoring
 from actrec_models.evaluation.protocol import EvalOptions, Model
-from actrec_models.export import onnx_graph
-from actrec_models.training import checkpoints
 
 logger = logging.getLogger(__name__)
-
-
-def open_model(path: str | Path) -> tuple[Model, bytes]:
-    """Return a package or checkpoint with its ONNX graph. Raises as `protocol.open_model`."""
-    model = protocol.open_model(path)
-    if model.package.path.is_file():
-        return model, onnx_graph.trace(checkpoints.open_checkpoint(model.package.path)[2])
-    return model, model.package.read_onnx("float32")
 
 
 def open_clips(model: Model, data_root: str, options: EvalOptions) -> ClipDataset:

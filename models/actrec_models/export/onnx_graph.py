@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from actrec.features.clips import example_windows
 from actrec.inference.onnxruntime_backend import EXACT_INT8
+from actrec.inference.package import ModelPackage
 from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
+from actrec_models.training import checkpoints
 
 OPSET = 17
 PARITY = 1e-4
@@ -263,6 +265,13 @@ def trace(network: Network) -> bytes:
     """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `trace_module`."""
     inputs = example_inputs(network, 2)
     return trace_module(_Positional(network, inputs), inputs)
+
+
+def read(package: ModelPackage) -> bytes:
+    """Return the graph of a package in float32, or of a checkpoint that was opened as one."""
+    if package.path.is_file():
+        return trace(checkpoints.open_checkpoint(package.path)[2])
+    return package.read_onnx("float32")
 
 
 def to_onnx(network: Network) -> bytes:

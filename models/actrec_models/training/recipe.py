@@ -13,15 +13,13 @@ import yaml
 from torch import nn
 from torch.optim import lr_scheduler
 
-from actrec import datasets
 from actrec.features.specs import AXES, WindowSpec
-from actrec.scene_flow import identity
-from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec.utils.folders import installed
 from actrec_models.data.augmentation import Augmentation
+from actrec_models.data.data_recipe import DataRecipe
 from actrec_models.data.samplers import Sampling, Validation
 from actrec_models.networks import RESERVED as NETWORK_RESERVED
 from actrec_models.networks.base import Network
@@ -226,47 +224,17 @@ class Components(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(DataRecipe):
     """Network, data and hyperparameters of a training."""
 
     commands: list = setting([], "commands that reproduce this model, in order, for its card")
-    model: str = setting("deepacts_graph", "network, a name of actrec_models.list_models()")
     options: dict = setting({}, "options of the network")
-    dataset: str = setting("nucla", "dataset, a name of actrec.datasets.DATASETS")
-    split: str = setting("view", "the dataset's protocol")
-    dataset_options: dict = setting({}, "options of the dataset, e.g. SYSU's fold")
-    rendered: str = setting(
-        "", "files of actrec prepare --render-every, separated by commas, added to the training part"
-    )
-    scene_flow: dict = setting(
-        {}, "scene flow that the clips must have, if the network takes any: method, height (px), rate (Hz)"
-    )
-    unknown_dataset: str = setting(
-        "utd_mhad",
-        "actions outside the classes, for the rejection threshold; empty: none. Own recordings labeled unknown "
-        "replace it",
-    )
-    unknown_options: dict = setting({}, "options of that dataset")
-    unknown_exclude: list = setting(
-        [], "labels of that dataset that mean one of the classes; equal names are excluded without it"
-    )
     window_s: float | None = setting(None, "window of the network; default: its paper's", unit="s", range=(0.1, 60.0))
     frames: int | None = setting(None, "T, frames of a clip of that window; default: its paper's", range=(1, 1000))
     gravity: str = setting(
         "leveled", "axes of the data: level ones if the direction of gravity is known, or always the camera's",
         choices=AXES,
     )  # fmt: skip
-    clips: str = setting(
-        "live",
-        "clips of a recording in evaluation: the window at its end (live); clips all over it, also in training, as in "
-        "papers on videos (whole); all of it in one window, as in papers on gestures (stretched); or, as P-I3D, "
-        "sub-sequences of its frames with the poses of all of it (subsequences)",
-        choices=("live", "whole", "stretched", "subsequences"),
-    )
-    augment: bool = setting(True, "augment each clip at each draw; false: as recorded, a random clip of each window")
-    augmentation: dict = setting({}, "fields of actrec_models.data.augmentation.Augmentation")
-    sampling: dict = setting({}, "fields of actrec_models.data.samplers.Sampling: how often an epoch draws a clip")
-    validation: dict = setting({}, "fields of actrec_models.data.samplers.Validation: clips held out of training")
     stages: list = setting([], "fields of Stage, one entry a stage")
     epochs: int = setting(60, "passes over the training part", range=(1, 10_000))
     batch: int = setting(32, "clips a step, of all devices together", range=(1, 4096))
@@ -279,14 +247,7 @@ class Recipe:
     label_smoothing: float = setting(
         0.1, "of the cross-entropy; ignored by a network with its own loss", range=(0.0, 0.9)
     )
-    outliers: float = setting(0.0, "share of samples that show generated actions of no class", range=(0.0, 0.9))
     outlier_weight: float = setting(0.5, "of their loss, the cross-entropy to equal probabilities", range=(0.0, 10.0))
-    background: float = setting(
-        0.0,
-        "share of samples that show a clip of the unknown class: own recordings labeled unknown, else clips of "
-        "unknown_dataset; the network learns when none of the classes is shown",
-        range=(0.0, 0.9),
-    )
     ema_decay: float = setting(
         0.99, "exponential moving average of the weights, decay a step; 0: no average", range=(0.0, 1.0)
     )
@@ -300,31 +261,18 @@ class Recipe:
     )
     sync_batch_norm: bool = setting(True, "on several GPUs, compute batch norms over the whole batch")
     precision: str = setting("32-true", "Lightning's precision", choices=PRECISIONS)
-    seed: int = setting(1, "of all random numbers", range=(0, 2**31 - 1))
 
     def check(self) -> Augmentation:
         """Validate the recipe and return its augmentation."""
-        config.validate(self)
-        if self.unknown_dataset and self.unknown_dataset not in datasets.DATASETS.names():
-            known = ", ".join(datasets.DATASETS.names())
-            raise ConfigError(f"unknown_dataset is '{self.unknown_dataset}', expected '' or one of {known}")
-        if self.unknown_dataset and (held := datasets.DATASETS.get(self.unknown_dataset).layout) != CANONICAL:
-            raise ConfigError(
-                f"unknown_dataset {self.unknown_dataset} has the layout {held}: choose a dataset of {CANONICAL} bodies"
-            )
-        identity.check(self.scene_flow)
-        if not all(isinstance(label, str) for label in self.unknown_exclude):
-            raise ConfigError(f"unknown_exclude is {self.unknown_exclude}, expected labels")
+        augmentation = super().check()
         for part in (self, *(self.for_stage(stage) for stage in self.plan())):
             part.components()
             config.build(Augmentation, part.augmentation)
-        return config.build(Augmentation, self.augmentation)
+        return augmentation
 
     def components(self) -> Components:
         """Build the parts; raise ConfigError if a field is unknown, or fields contradict each other."""
         config.check_names(self.options, NETWORK_RESERVED, "options")
-        config.check_names(self.dataset_options, datasets.RESERVED, "dataset_options")
-        config.check_names(self.unknown_options, datasets.RESERVED, "unknown_options")
         optimizer, schedule = config.build(Optimizer, self.optimizer), config.build(Schedule, self.schedule)
         optimizer.check()
         schedule.check()
@@ -332,9 +280,7 @@ class Recipe:
             raise ConfigError(
                 f"a batch of {self.batch} clips does not divide into {self.accumulate} parts (accumulate)"
             )
-        validation = config.build(Validation, self.validation)
-        validation.check()
-        return Components(optimizer, schedule, config.build(Sampling, self.sampling), validation)
+        return Components(optimizer, schedule, config.build(Sampling, self.sampling), self.held_out())
 
     def plan(self) -> list[Stage]:
         """Return the stages, or one that trains everything; raise ConfigError for an invalid one."""
@@ -371,21 +317,6 @@ class Recipe:
         """Return the window of a network that was made with `network_options`."""
         seconds = network.window.seconds if self.window_s is None else self.window_s
         return dataclasses.replace(network.window, seconds=seconds, gravity=self.gravity)
-
-    def dataset_part(self, data_root: str, part: str, root: str = "") -> datasets.ClipDataset:
-        """Open the "train" or "test" part of the dataset; arguments and errors as for `unknown_clips`."""
-        folder = root or datasets.folder(data_root, self.dataset)
-        return datasets.create(self.dataset, folder, split=self.split, part=part, **self.dataset_options)
-
-    def unknown_clips(
-        self, data_root: str, part: str, root: str = ""
-    ) -> datasets.SourceDataset | datasets.PreparedDataset:
-        """Return the user's own recordings in `part` with the label `unknown`; most often none.
-
-        `root` is the dataset's folder if it is not in `data_root`. Errors are as in `actrec.datasets.create`.
-        """
-        folder = root or datasets.folder(data_root, self.dataset)
-        return datasets.create_unknown(self.dataset, folder, split=self.split, part=part, **self.dataset_options)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and checkpoints."""

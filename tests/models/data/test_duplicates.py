@@ -132,7 +132,7 @@ def test_eval_of_copies_only_reports_no_accuracy_without_copies(tmp_path, capsys
 
 
 def test_export_with_copies_reports_accuracy_without_copies(tmp_path):
-    recipe = Recipe("sem_net", dataset="places", split="all")
+    recipe = Recipe(model="sem_net", dataset="places", split="all")
     test = datasets.create("places", tmp_path, split="all", part="test")
     correct = np.array([True] * 7 + [False])
     assert exporter.duplicate_figures(recipe, test, correct, (str(tmp_path), str(tmp_path))) == {
