@@ -16,8 +16,6 @@ from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
-SMALL = 64, 48  # width and height of the image that compiles the renderer
-
 
 @dataclass(frozen=True)
 class SimulatedConfig:
@@ -98,29 +96,15 @@ class SimulatedCamera(Camera):
         return self.config.duration > 0 or bool(self.config.script and not self.config.loop)
 
     def prepare(self) -> None:
-        """Compile the renderer (15 s), or load it from the cache, by a small image."""
-        small = SimulatedCamera(**{**vars(self.config), "width": SMALL[0], "height": SMALL[1]})
-        small._create_noise()
-        small._render(performed_scene(small._intrinsics, self.config.actions, actors=1), 0)
+        """Compile the renderer (15 s), or load it from the cache, and draw the room, by a first image."""
+        self._create_noise()
+        scripted = performed_scene(self._intrinsics, actors=1) if self.config.script else None
+        self._render(scripted or self._create_scene(), 0)
 
     def open(self) -> None:
         """Build the scene and start the clock."""
-        c, intrinsics = self.config, self._intrinsics
-        if c.script:
-            self.scene = scripted_scene(intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
-        else:
-            self.scene = performed_scene(
-                intrinsics,
-                c.actions,
-                c.actors,
-                seed=c.seed,
-                side=c.side,
-                camera=CameraPose(c.camera_height, math.radians(c.camera_pitch), math.radians(c.camera_roll)),
-                distance=c.distance,
-                person=c.person,
-                facing=math.radians(c.facing),
-                pause=c.pause,
-            )
+        c = self.config
+        self.scene = self._create_scene()
         self._create_noise()
         self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did
         self._closed.clear()
@@ -173,6 +157,23 @@ class SimulatedCamera(Camera):
             DeviceError: No frame was read yet.
         """
         return self._opened().scene_flow(self._last(), dt)
+
+    def _create_scene(self) -> Scene:
+        c, intrinsics = self.config, self._intrinsics
+        if c.script:
+            return scripted_scene(intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
+        return performed_scene(
+            intrinsics,
+            c.actions,
+            c.actors,
+            seed=c.seed,
+            side=c.side,
+            camera=CameraPose(c.camera_height, math.radians(c.camera_pitch), math.radians(c.camera_roll)),
+            distance=c.distance,
+            person=c.person,
+            facing=math.radians(c.facing),
+            pause=c.pause,
+        )
 
     def _create_noise(self) -> None:
         c = self.config

@@ -4,7 +4,9 @@ Nothing is ever unpickled. A session checks that the ONNX graph agrees with `mod
 """
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -347,6 +349,12 @@ def write(
     return load(target)
 
 
+@functools.lru_cache(maxsize=4)
+def _parse(content: bytes) -> Any:
+    """Parse YAML, which takes 0.1 s: a node reads the description of its model three times as it starts."""
+    return yaml.safe_load(content)
+
+
 def _read_yaml(folder: Path, file: Path) -> Any:
     try:
         if not folders.is_folder(folder):
@@ -356,7 +364,7 @@ def _read_yaml(folder: Path, file: Path) -> Any:
         has_marks = content.startswith(b"---")
         if has_marks and not content.rstrip().endswith(b"\n..."):
             raise PackageError(f"{file} is cut off: it does not end with `...`; {_REMEDY}")
-        mapping = yaml.safe_load(content)
+        mapping = copy.deepcopy(_parse(content))
         if not has_marks and isinstance(mapping, dict) and not content.endswith(b"\n"):
             raise PackageError(f"{file} is cut off: its last line does not end; {_REMEDY}")
         return mapping

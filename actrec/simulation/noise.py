@@ -1,5 +1,6 @@
 """Noise of RGB-D sensors for exact depth and color. All noise is determined by the seed and the frame's number."""
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -172,16 +173,7 @@ class SensorNoise:
     def __init__(self, sensor: DepthSensor, intrinsics: Intrinsics, seed: int = 0):
         self.sensor = sensor
         self._seed = seed
-        random = np.random.default_rng([seed, 3])
-        white = _tile(random, 0.0)
-        patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else white
-        chance = random.random((_TILE, _TILE), dtype=np.float32)
-        jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(np.int8)
-        # Repeated by the width of an image, so that each row of noise is one slice.
-        columns = np.arange(_TILE + intrinsics.width) % _TILE
-        self._patches, self._white, self._jitter, self._chance = (
-            np.ascontiguousarray(tile[:, columns]) for tile in (patches, white, jitter, chance)
-        )
+        self._patches, self._white, self._jitter, self._chance = _tiles(sensor, intrinsics.width, seed)
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the square root of the intensity, read noise is constant.
         self._color_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
@@ -214,6 +206,19 @@ class SensorNoise:
     def _offsets(self, number: int, purpose: int) -> np.ndarray:
         """Return the frame's start positions in the tiles, [8]."""
         return np.random.default_rng([self._seed, number, purpose]).integers(0, _TILE, 8)
+
+
+@functools.lru_cache(maxsize=2)
+def _tiles(sensor: DepthSensor, width: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Return `patches`, `white`, `jitter` and `chance` as in `degrade_depth`, of which frames are cut out."""
+    random = np.random.default_rng([seed, 3])
+    white = _tile(random, 0.0)
+    patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else white
+    chance = random.random((_TILE, _TILE), dtype=np.float32)
+    jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(np.int8)
+    # Repeated by the width of an image, so that each row of noise is one slice.
+    columns = np.arange(_TILE + width) % _TILE
+    return tuple(np.ascontiguousarray(tile[:, columns]) for tile in (patches, white, jitter, chance))
 
 
 def _tile(random: np.random.Generator, size: float) -> np.ndarray:

@@ -5,6 +5,7 @@ radius r0 at the origin and a sphere of radius r1 at (0, length, 0). A sphere ha
 sphere, a chest a stretched cone. An affine map keeps a ray's depth, so that one intersection routine serves all.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import cv2
@@ -299,10 +300,16 @@ def stool_shapes(height: float = 0.45) -> Shapes:
 
 
 def render_room(room: Room, intrinsics: Intrinsics, rotation: np.ndarray, position: np.ndarray) -> Background:
-    """Ray-cast the empty room.
+    """Ray-cast the empty room, or return the last image of it. Do not change the result.
 
     In room coordinates, the camera's axes are the columns of `rotation` [3, 3], and its center is `position` [3], m.
     """
+    return _render_room(room, intrinsics, tuple(rotation.ravel().tolist()), tuple(position.tolist()))
+
+
+@functools.lru_cache(maxsize=2)
+def _render_room(room: Room, intrinsics: Intrinsics, axes: tuple[float, ...], center: tuple[float, ...]) -> Background:
+    rotation, position = np.reshape(axes, (3, 3)), np.array(center)
     depth, normal, _, kind = _cast(room, intrinsics, rotation, position)
     rays = _rays(intrinsics)
     toward = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)) @ rotation.T

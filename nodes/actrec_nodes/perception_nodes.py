@@ -15,8 +15,9 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Imu
 
 from actrec import inference
-from actrec.perception import pipeline
+from actrec.perception import networks, pipeline
 from actrec.perception.tracking import Tracker
+from actrec.skeleton import shape_fits
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.config import setting
@@ -173,9 +174,10 @@ class PerceptionNode(FrameNode[ConfigT]):
 
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
-        """Import the estimator and ONNX Runtime."""
+        """Import the estimator and ONNX Runtime, and read the list of networks."""
         pipeline.ESTIMATORS.get(cls.perception_class.kind)
         inference.BACKENDS.get(inference.FALLBACK)
+        networks.files()
 
     def configure(self) -> None:
         """Make the estimator."""
@@ -235,9 +237,10 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
 
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
-        """Import the tracker's SciPy, too."""
+        """Import the tracker's SciPy, and load the compiled fits, too."""
         super().preload(value)
         Tracker()
+        shape_fits.prepare()
 
     def figures(self) -> dict[str, float | int | str]:
         """Return the direction of gravity and its source, the size of people by depth, and the warning about it."""

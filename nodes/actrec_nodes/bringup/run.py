@@ -371,19 +371,19 @@ class _Processes:
         self._supervisor.start(spec.name, required=False, is_source=False)
 
     def support(self, is_active: bool) -> list[str]:
-        """Start the nodes that labels do not need once the others are active, and then the standby server.
+        """Start the standby server once the nodes are active, and then, from it, the nodes that labels do not need.
 
-        An engine may be built for minutes: after `LATER_S`, they are started in any case. Returns the ones started now.
+        So a node that dies early is back soon, and these nodes share the memory of the modules. An engine may be built
+        for minutes: after `LATER_S`, they are started in any case. Returns the ones started now.
         """
         started: list[str] = []
-        if not is_active and time.monotonic() < self._began + LATER_S:
-            return started
+        forks, late = self._chosen.standby and IS_AVAILABLE, time.monotonic() >= self._began + LATER_S
         with contextlib.suppress(OSError):  # no memory, or too many processes: it may pass; or the graph ends
-            while self._later:
+            if forks and is_active:
+                self._standby.prepare()
+            while self._later and (late or (is_active and (not forks or self._standby.is_ready))):
                 self._supervisor.start(self._later[0].name, is_source=False)
                 started.append(self._later.pop(0).name)
-            if is_active and not started and self._chosen.standby and IS_AVAILABLE:
-                self._standby.prepare()
         return started
 
     def end_hung(self, name: str) -> None:
@@ -422,8 +422,8 @@ class _Processes:
         command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name]
         return [*command, "--ros-args", *self._chosen.ros_args, *self._parameters(name, again)]
 
-    def _from_standby(self, name: str) -> Child | None:
-        return self._standby.become(name, self._parameters(name, again=True))
+    def _from_standby(self, name: str, again: bool) -> Child | None:
+        return self._standby.become(name, self._parameters(name, again))
 
     def _parameters(self, name: str, again: bool) -> list[str]:
         """Return the arguments for ROS of one node."""

@@ -7,6 +7,7 @@ the next. The memory of the modules is shared by all of them.
 """
 
 import contextlib
+import inspect
 import json
 import os
 import select
@@ -347,6 +348,7 @@ def preload(plan: StandbyPlan) -> None:
             # A node that cannot start reports its error itself.
             with contextlib.suppress(Exception):
                 _preload(name, plan)
+        inspect.getframeinfo(sys._getframe())  # lists the files of all modules once: rclpy needs it for the first log
 
     thread = threading.Thread(target=load, name="preload")
     thread.start()

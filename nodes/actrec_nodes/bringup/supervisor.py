@@ -109,7 +109,7 @@ class Supervisor:
         command: Returns the command line of a process: its name, and whether it is started again.
         environment: Environment variables of all processes.
         log: Called with a line, and whether it is an error, in the thread of a process.
-        standby: Returns a process that becomes the one of this name, which has died; None to start a new one.
+        standby: Returns a process that becomes the one of this name, as `command` does; None to start a new one.
 
     Attributes:
         children: The newest process of each name.
@@ -121,7 +121,7 @@ class Supervisor:
         command: Callable[[str, bool], Sequence[str]],
         environment: Mapping[str, str],
         log: Callable[[str, bool], None],
-        standby: Callable[[str], Child | None] = lambda name: None,
+        standby: Callable[[str, bool], Child | None] = lambda name, again: None,
     ):
         self.children: dict[str, Child] = {}
         self.restarted: dict[str, float] = {}
@@ -172,7 +172,7 @@ class Supervisor:
         with self._lock:
             if self._stopping.is_set():
                 raise InterruptedError
-            child = self._standby(name) if again else None
+            child = self._standby(name, again)
             if child is None:
                 # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts processes in order.
                 environment = {**ONE_ARENA, **os.environ, **self._environment}

@@ -1,5 +1,6 @@
 """Processes that start after the others: of nodes that labels do not need, and one for a node that has died."""
 
+import dataclasses
 import os
 import signal
 import types
@@ -82,7 +83,11 @@ def test_processes_that_labels_do_not_need_start_after_the_others(monkeypatch: p
         assert graph._command("recognizer_node", again=True)[-2:] == ["-p", 'model:="/models/loaded"']
     assert "/models/loaded" not in str(graph._command("hand_node", again=True))
     assert graph.support(is_active=False) == []
-    assert graph.support(is_active=True) == ["hand_node"] == started[3:]
-    assert graph.support(is_active=True) == [] and started[4:] == ["standby"]
+    assert graph.support(is_active=True) == [] and started[3:] == ["standby"], "labels first, then to keep them"
+    monkeypatch.setattr(run.Standby, "is_ready", True)
+    assert graph.support(is_active=True) == ["hand_node"] == started[5:] and graph.support(is_active=True) == []
+    monkeypatch.setattr(run.Standby, "is_ready", False)
+    plain = run._Processes(dataclasses.replace(plan(), standby=False), monitor)
+    assert plain.support(is_active=True) == ["hand_node"]
     monkeypatch.setattr(run, "LATER_S", 0.0)  # a recognizer that builds an engine is not active for minutes
     assert run._Processes(plan(), None).support(is_active=False) == ["hand_node"]  # type: ignore[arg-type]
