@@ -176,7 +176,7 @@ class PerceptionNode(FrameNode[ConfigT]):
     def preload(cls, value: Callable[[str], Any]) -> None:
         """Import the estimator and ONNX Runtime, and read the list of networks."""
         pipeline.ESTIMATORS.get(cls.perception_class.kind)
-        inference.BACKENDS.get(inference.FALLBACK)
+        networks.BACKENDS.get(inference.FALLBACK)
         networks.files()
 
     def configure(self) -> None:

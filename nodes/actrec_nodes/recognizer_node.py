@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import String
 
-from actrec import inference
+from actrec import features, inference
 from actrec.inference import zoo
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent as Event
@@ -110,9 +110,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
-        """Import ONNX Runtime, and read the model package."""
+        """Import ONNX Runtime, read the model package, and import its features."""
         inference.BACKENDS.get(inference.FALLBACK)
-        zoo.find(value("model") or RecognizerConfig.model)
+        features.streams(zoo.find(value("model") or RecognizerConfig.model).inputs)
 
     def configure(self) -> None:
         """Load the model and warm it up."""

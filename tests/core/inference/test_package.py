@@ -56,6 +56,11 @@ def test_load_written_package_reads_back(folder: Path) -> None:
     assert loaded.read_onnx() == tiny_onnx()
 
 
+def test_load_again_does_not_return_what_a_caller_changed(folder: Path) -> None:
+    package.load(folder).provenance.figures["accuracy"] = "changed"
+    assert "accuracy" not in package.load(folder).provenance.figures
+
+
 def test_load_single_command_of_earlier_version_becomes_list(folder: Path) -> None:
     mapping = yaml.safe_load((folder / "model.yaml").read_text())
     mapping["provenance"]["recipe"] = "train a && train b"

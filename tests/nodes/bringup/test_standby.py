@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from actrec_nodes.bringup import run
 from actrec_nodes.bringup.endings import PARENT
+from actrec_nodes.bringup.graph import GRAPH
 from actrec_nodes.bringup.processes import wait_until_active
 from actrec_nodes.bringup.standby import Standby, StandbyPlan
 from tests.nodes.conftest import TIMEOUT_S, Peer
@@ -19,6 +22,8 @@ from tests.nodes.conftest import TIMEOUT_S, Peer
 pytestmark = pytest.mark.ros
 
 ACTIVE = ["-p", "autostart:=true"]
+REPLACED = ("camera_node", "skeleton_node", "hand_node", "face_node", "recognizer_node")
+"""Nodes whose modules are known before they start; the methods of scene flow load more, some of them for a GPU."""
 
 
 @pytest.fixture
@@ -60,6 +65,28 @@ def test_standby_server_that_dies_leaves_its_nodes(standby: Standby, peer: Peer)
         return standby.is_ready
 
     peer.wait_until(is_back)
+
+
+PRELOADED = """
+import sys, rclpy
+from rclpy.parameter import Parameter
+from actrec_nodes.bringup import graph, standby
+name, settings = sys.argv[1], {"driver": "simulated"} if sys.argv[1] == "camera_node" else {}
+standby.preload(standby.StandbyPlan([name], [], settings))
+before = set(sys.modules)
+rclpy.init()
+node = graph.find(name).load()(parameter_overrides=[Parameter(key, value=value) for key, value in settings.items()])
+print(node.trigger_configure(), *(module for module in sys.modules if module not in before))
+"""
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in GRAPH if spec.name in REPLACED])
+def test_preload_imports_the_modules_of_a_node(name: str) -> None:
+    """Else each process that replaces a dead one imports them, while nobody has labels."""
+    done = subprocess.run([sys.executable, "-c", PRELOADED, name], capture_output=True, text=True, timeout=TIMEOUT_S)
+    state, *imported = done.stdout.split()
+    assert state.endswith("SUCCESS"), done.stderr
+    assert [module for module in imported if module.startswith(("actrec.", "actrec_nodes", "scipy", "onnx"))] == []
 
 
 def test_processes_that_labels_do_not_need_start_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
