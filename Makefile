@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help system venv build demo test check core coverage lint format docs bench workspace wheel clean distclean
+.PHONY: help system venv build demo test test-all check core coverage lint format docs bench workspace wheel clean distclean
 
 # Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, rtx, view, docs. On a robot: make venv EXTRAS=live
 EXTRAS ?= live train dev
@@ -17,7 +17,7 @@ REQUIREMENTS := $(wildcard requirements/*.txt requirements/*/*.txt)
 MESSAGES := $(wildcard ros2_ws/src/actrec_msgs/*.* ros2_ws/src/actrec_msgs/*/*)
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 system: ## install missing Debian/Ubuntu packages (asks for root only if any are missing)
 	@scripts/install_system.sh $(PYTHON)
@@ -27,7 +27,7 @@ venv: .venv/.ready ## create .venv with ROS 2 (sourced distribution, or wheels) 
 # Rebuild .venv if EXTRAS names extras that it lacks, also if they are the default ones and a goal needs these. A .venv
 # without the list .extras (older versions) is left as it is.
 HELD := $(shell cat .venv/.extras 2>/dev/null || echo $(EXTRAS))
-ifneq ($(filter-out file,$(origin EXTRAS))$(filter test check coverage lint format,$(MAKECMDGOALS)),)
+ifneq ($(filter-out file,$(origin EXTRAS))$(filter test test-all check coverage lint format,$(MAKECMDGOALS)),)
 ifneq ($(filter-out $(HELD),$(EXTRAS)),)
 .PHONY: .venv/.ready
 endif
@@ -55,8 +55,13 @@ demo: build ## show the actions of a simulated person to the graph; compare the 
 	@$(ENV) && actrec run --params config/demo.yaml --quiet --image demo.jpg
 
 # Not --dist loadfile: with it xdist 3.8.0 hangs after a worker dies (pytest-xdist #1323).
-test: build ## run all tests, or some: ARGS="-k name"
-	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
+PYTEST := python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2
+
+test: build ## run the tests that are not slow, in about ten minutes; or some, slow ones too: ARGS="-k name"
+	@$(ENV) && $(PYTEST) $(or $(ARGS),-m "not slow")
+
+test-all: build ## run all tests
+	@$(ENV) && $(PYTEST)
 
 # The quick part of the tests: no graph, no training, no rendering, no evaluation.
 QUICK := --ignore=tests/core/inference/test_zoo_packages.py \

@@ -32,6 +32,7 @@ def test_compared_hand_of_the_other_side_is_exchanged() -> None:
     assert (row["reference"], row["found"], row["px"], row["exchanged"]) == ("truth", 1.0, 0.0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_agreement_int8_agrees_with_float32_on_rendered_frames_and_a_recorded_hand(data_root) -> None:
     words = ["--data", str(data_root), "--sources", "rendered,hand_palm", "--frames", "18"]

@@ -12,6 +12,7 @@ from tests.core.scene_flow.fake_cupy import Cupy
 from tests.core.scene_flow.plain_device import PlainDevice
 
 
+@pytest.mark.slow
 def test_gpu_benchmark_over_fake_cupy_writes_tables_and_csv(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", Cupy(PlainDevice(tmp_path)))
     monkeypatch.setattr(gpu, "SIZES", ((40, 30),))

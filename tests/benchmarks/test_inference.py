@@ -21,6 +21,7 @@ from tests.tiny_model import write_tiny
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_inference_has_a_row_for_each_precision_and_number_of_threads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,6 +39,7 @@ def test_inference_has_a_row_for_each_precision_and_number_of_threads(
         assert 30 < row["resident_mb"] < 500
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_inference_recognizer_has_less_than_300_mb_and_no_torch(tmp_path: Path) -> None:
     """The aim for a robot. Memory does not depend on the machine's load."""
@@ -49,6 +51,7 @@ def test_inference_recognizer_has_less_than_300_mb_and_no_torch(tmp_path: Path) 
 MODEL = "deepacts_graph:width=4;frames=16;modalities=[bones]"
 
 
+@pytest.mark.slow
 def test_networks_small_network_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "networks", "--models", MODEL, "--runs", "2", "--threads", "1", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["networks"][0]

@@ -17,6 +17,7 @@ from benchmarks.live_accuracy import SimulatedOutcome, _is_swapped, _nearest
 from tests.tiny_model import person_at, write_tiny
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_nucla_live_predictions_are_offline_predictions(data_root: Path, tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "tiny", labels=CLASSES, seconds=5.0, frames=60, threshold=0.6)

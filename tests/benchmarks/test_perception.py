@@ -27,6 +27,7 @@ def test_rendered_skeletons_scores_saved_clips(data_root, tmp_path):
     assert told["right and accepted"] + told["wrong and accepted"] <= 22
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_rendered_skeletons_saves_rendered_test_recordings(data_root, tmp_path):
     kept = tmp_path / "kept.npz"

@@ -64,6 +64,7 @@ class Watched(Service):
     settings = "WatchdogSec=8"
 
 
+@pytest.mark.slow
 def test_service_reports_a_graph_restarts_it_and_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph whose main process stops is started again by the watchdog."""
     monkeypatch.setenv("ROS_DOMAIN_ID", "0")

@@ -32,6 +32,7 @@ ROW = {
 CLIPS = 4
 
 
+@pytest.mark.slow
 def test_training_small_network_is_measured(capsys):
     command = ["bench", "training", "--networks", SMALL_ATTENTION, "--device", "cpu", "--seconds", "0.2"]
     assert main([*command, "--threads", "1", "--batch", "2", "--json"]) == 0

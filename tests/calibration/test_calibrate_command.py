@@ -243,6 +243,7 @@ def test_preview_with_folder_is_refused(work_folder, capsys):
     assert "--preview shows live images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_intrinsics_from_driver_saves_images(work_folder, capsys):
     for image in moving_board(9, 4):
         write_image(work_folder / f"stream/rgb/{image.name}.png", image.color)

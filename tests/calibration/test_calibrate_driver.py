@@ -83,6 +83,7 @@ def device(camera):
         yield camera
 
 
+@pytest.mark.slow
 def test_depth_registered_calibrates_bias_only(device, capsys):
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
     command += ["--views", "6", "--model", "bias", "--json", "--serial", device.serial, *ARGUMENTS]
@@ -109,6 +110,7 @@ def test_depth_registered_calibrates_bias_only(device, capsys):
     assert "is corrected already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_depth_ctrl_c_uses_views_so_far(device, capsys, monkeypatch):
     messages = []
 
@@ -143,6 +145,7 @@ def test_intrinsics_opens_camera_of_serial(camera, tmp_path, capsys, command):
     assert "driver realsense has images of the color camera only" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_depth_raw_calibrates_extrinsics(device, capsys):
     """Raw depth at ten board poses suffices without infrared images."""
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--model", "bias"]
@@ -159,6 +162,7 @@ def test_depth_driver_without_raw_depth_is_refused(capsys, monkeypatch, tmp_path
     assert "driver simulated has registered depth only: add --registered" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hand_eye_from_driver_uses_camera_intrinsics(camera, tmp_path, monkeypatch, capsys):
     arm, random = simulated.Arm.random("hand", 4), np.random.default_rng(5)
     poses = [simulated.sample_pose(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
@@ -179,6 +183,7 @@ def test_hand_eye_from_driver_uses_camera_intrinsics(camera, tmp_path, monkeypat
     assert meters < 0.002 and degrees < 0.1
 
 
+@pytest.mark.slow
 def test_floor_from_driver_writes_mount(camera, capsys):
     board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
     room = simulated.Room.random(board, 3)

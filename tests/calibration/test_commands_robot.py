@@ -67,6 +67,7 @@ def _run(capsys, *words):
     return status, (json.loads(out) if out.startswith("{") else out), err
 
 
+@pytest.mark.slow
 def test_depth_from_folder_writes_camera_file(views, cameras, capsys):
     status, report, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
     found = calibration_files.load("0123")

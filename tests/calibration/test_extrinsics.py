@@ -23,6 +23,7 @@ def _cameras(rig):
     return CameraPair(rig.color, rig.depth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sensor", "infrared"), [("time_of_flight", True), ("stereo", False)])
 def test_calibrate_simulated_views_is_accurate(sensor, infrared):
     rig = _rig(sensor)
@@ -38,6 +39,7 @@ def test_calibrate_simulated_views_is_accurate(sensor, infrared):
     assert np.median([abs(row["as_read_mm"]) for row in found.rows]) > 6
 
 
+@pytest.mark.slow
 def test_calibrate_rendered_images_is_accurate():
     """Corners come from blurred, noisy images of both cameras, depth from the sensor's noise model."""
     from actrec.simulation.noise import SENSORS, SensorNoise

@@ -71,6 +71,7 @@ def test_calibrate_wrong_poses_are_rejected():
     assert meters < 0.002 and degrees < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mount", "other"), [("hand", "base"), ("base", "hand")])
 def test_calibrate_inverted_poses_are_recognized(mount, other):
     _, views = _views(mount, 2)

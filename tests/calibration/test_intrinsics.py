@@ -46,6 +46,7 @@ def assert_close(camera: Intrinsics, expected: Intrinsics) -> None:
     assert camera.cy == pytest.approx(expected.cy, abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("board", "camera"), [(CHARUCO, VGA), (CHESSBOARD, HD)], ids=["charuco", "chessboard"])
 def test_calibrate_rendered_boards_is_accurate(board, camera):
     """The images have blur of 0.8 px and noise of 3 gray levels; some ChArUco boards are partly outside."""

@@ -103,6 +103,7 @@ def test_modules_with_a_rosdep_key_have_it_in_package_xml(keys: set[str]) -> Non
     assert set(ROSDEP) <= modules, "a module that is no longer imported"
 
 
+@pytest.mark.slow
 def test_package_xml_keys_are_used(keys: set[str]) -> None:
     modules = imported()
     used = {ROSDEP.get(module, module) for module in modules}

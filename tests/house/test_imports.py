@@ -53,6 +53,7 @@ def violations(package: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", FOLDERS)
 def test_imports_stay_in_the_house_rules(package: str) -> None:
     assert violations(package) == []
@@ -75,6 +76,7 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
     assert not heavy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", FOLDERS)
 def test_packages_do_not_import_benchmarks_or_tests(package: str) -> None:
     bench = ROOT / "actrec/cli/bench.py"

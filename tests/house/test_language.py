@@ -19,6 +19,7 @@ LIMITS = {
 """Number of matches allowed for each part; lower it after correcting some."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", LIMITS)
 def test_language_avoided_words_stay_within_the_limit(part: str) -> None:
     found = [f"{file.name}:{line}: [{name}] {text}" for name, file, line, text in matches([part])]

@@ -95,6 +95,7 @@ def test_label_without_posix_writes_video(tmp_path: Path) -> None:
     assert out.stat().st_size > 0 and table.read_text().startswith("start_s")
 
 
+@pytest.mark.slow
 def test_label_without_the_packages_of_extras_writes_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pip install actrec` alone labels a video."""
     monkeypatch.chdir(ROOT)

@@ -143,6 +143,7 @@ def settings() -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_commands_in_messages_exist_with_their_options() -> None:
     wrong = []
     for place, match in matches(COMMAND):

@@ -49,6 +49,7 @@ def test_folders_have_few_entries() -> None:
     assert {f: n for f, n in STRUCTURE.entries().items() if n > MOST_ENTRIES and f not in FLAT} == {}
 
 
+@pytest.mark.slow
 def test_subpackages_import_downwards_only() -> None:
     violations = []
     for name, imported in STRUCTURE.imports.items():

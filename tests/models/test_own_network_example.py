@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_own_network_example_trains_a_registered_network(root: Path, data_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(root / "examples/own_network.py"), str(data_root), str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

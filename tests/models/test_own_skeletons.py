@@ -52,6 +52,7 @@ def folders(tmp_path_factory, data_root):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # for a busy machine
 def test_own_skeletons_through_all_commands(folders, tmp_path, capsys):
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from actrec import datasets, inference
@@ -42,6 +43,7 @@ def write_share(data: Path, home: Path) -> None:
     np.savez(home / "datasets/utd_mhad" / ARCHIVE, **share)
 
 
+@pytest.mark.slow
 def test_train_tutorial_ends_with_a_package_that_runs(data_root, tmp_path, capsys):
     torch.set_num_threads(1)
     write_share(data_root, tmp_path)

@@ -90,6 +90,7 @@ def test_images_invalid_topic_name_raises_device_error():
         pass
 
 
+@pytest.mark.slow
 def test_calibrate_from_a_topic_until_ctrl_c_writes_intrinsics(tmp_path, monkeypatch, capsys):
     """Each pose of the board stays until its view is saved; Ctrl-C ends the command after the last one."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))

@@ -108,6 +108,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGraph]:
         yield LiveGraph(host, context, str(first.path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_model_family_is_exported(packages: Callable[[str], package.ModelPackage], name: str) -> None:
     """All exports come before the graph, which would slow them down, and each has a time limit of its own."""
@@ -118,6 +119,7 @@ def test_model_family_is_exported(packages: Callable[[str], package.ModelPackage
     assert made.family == name and all(getattr(shown, kind) for kind in SHOWN.get(name, ())), "actrec explain has it"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list_models())
 def test_model_family_labels_the_simulated_actor_live(

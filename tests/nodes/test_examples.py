@@ -81,6 +81,7 @@ def start() -> Iterator[Start]:
         command.stop()
 
 
+@pytest.mark.slow
 def test_examples_of_behaviors_react_to_a_person_who_acts(root: Path, peer: Peer, start: Start) -> None:
     canceled: list[Any] = []
 
@@ -118,6 +119,7 @@ def test_examples_of_behaviors_react_to_a_person_who_acts(root: Path, peer: Peer
     assert throw.stop() == gate.stop() == 0
 
 
+@pytest.mark.slow
 def test_own_camera_example_feeds_the_graph(root: Path, data_root: Path, tmp_path: Path, start: Start) -> None:
     assert start(str(root / "examples/own_camera.py"), str(tmp_path / "none"), "--nodes", "camera").status() == 1
 

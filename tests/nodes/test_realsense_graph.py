@@ -86,6 +86,7 @@ def labeled(peer, add):
     return run
 
 
+@pytest.mark.slow
 def test_realsense_labels_equal_the_labels_of_the_simulated_camera(labeled, monkeypatch):
     simulated = SimulatedCamera(width=320, height=240)
     views = TwoViews(

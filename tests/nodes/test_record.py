@@ -229,6 +229,7 @@ def start_record(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_record_signal_finishes_the_bag(graph, tmp_path, kind):
     process = start_record("--out", str(tmp_path / "b"), "--json", "--topics", "/skeletons")
@@ -246,6 +247,7 @@ def test_record_signal_finishes_the_bag(graph, tmp_path, kind):
     assert len(messages(tmp_path / "b", "/skeletons")) == summary["counts"]["/skeletons"]
 
 
+@pytest.mark.slow
 def test_record_executable_reads_parameters(graph, tmp_path):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
     parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=3.0"]
@@ -267,6 +269,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_record_executable_ends_after_its_launch_is_killed(graph, tmp_path):
     """It would record until the disk is full."""
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"

@@ -116,6 +116,7 @@ def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):
     assert not (tmp_path / "mine/labels.csv").exists()
 
 
+@pytest.mark.slow
 def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
     out = tmp_path / "clips"
     arguments = ["record", "--label", "wave", "--out", str(out), "--repeat", "50", "--json", *QUICK]
@@ -155,6 +156,7 @@ def test_record_label_wrong_arguments_are_refused(arguments, message, capsys, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # for a loaded machine
 def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, capfd):
     """Run the tutorial's commands and node; only clips, images and rates are fewer, and the robot listens."""

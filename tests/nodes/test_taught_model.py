@@ -26,6 +26,7 @@ def clips_of(utd: ClipDataset, action: str) -> list[Clip]:
     return [utd[int(i)] for i in np.flatnonzero(utd.labels == utd.classes.index(action))]
 
 
+@pytest.mark.slow
 def test_load_model_taught_again_publishes_the_added_label(make: Make, tmp_path: Path, data_root: Path) -> None:
     utd, held_out = (datasets.create("utd_mhad", str(data_root / "utd_mhad"), part=part) for part in datasets.PARTS)
     mine, out = tmp_path / "mine", tmp_path / "mine_model"

@@ -53,6 +53,7 @@ def test_command_without_a_graph_names_it_and_ends_with_a_remedy(
     assert not (tmp_path / "bag").exists(), "the same command works later"
 
 
+@pytest.mark.slow
 def test_record_interrupted_while_it_waits_ends_at_once_without_a_bag(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "actrec", "record", "--out", str(tmp_path / "bag"), "--wait", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

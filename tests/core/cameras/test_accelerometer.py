@@ -139,6 +139,7 @@ def test_realsense_without_extrinsics_of_its_accelerometer_warns(caplog) -> None
     assert start_motion(other.device, other._color, "S2") is None, "a camera without one is silent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recorded", [False, True])
 def test_azure_kinect_measures_the_direction_of_gravity(sdk, tmp_path, recorded: bool) -> None:
     from actrec.cameras.azure_kinect.camera import AzureKinectCamera

@@ -343,6 +343,7 @@ def test_open_uses_calibration_files(device, caplog):
         RealSenseCamera().open()
 
 
+@pytest.mark.slow
 def test_read_recording_plays_to_its_end(device, context, tmp_path: Path):
     bag = tmp_path / "run.db3"
     recorder = rs.recorder(str(bag), device.device)

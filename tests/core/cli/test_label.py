@@ -70,6 +70,7 @@ def rotated(path):
     return path
 
 
+@pytest.mark.slow
 def test_label_real_video_writes_video_and_labels(data_root, tmp_path, capsys) -> None:
     video, out = data_root / "videos/people_1080p.mp4", tmp_path / "new" / "labeled.mp4"
     windows, events = tmp_path / "windows.csv", tmp_path / "events.csv"
@@ -118,6 +119,7 @@ def test_label_simulated_wave_without_depth_is_found_at_its_place(wave, tmp_path
     assert "wave" in printed.out and "1 action(s) of 1 person(s) in 60 frames" in printed.out
 
 
+@pytest.mark.slow
 def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tmp_path) -> None:
     out = tmp_path / "labeled.mp4"
     command = [sys.executable, str(root / "examples/label_video.py"), str(wave), str(out)]
@@ -126,6 +128,7 @@ def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tm
     assert len(played(out)[0]) == 60
 
 
+@pytest.mark.slow
 def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys, monkeypatch) -> None:
     """With the video's times: a slow machine takes its frames more slowly, and would see slow motion."""
     stamps = itertools.count(1)
@@ -171,6 +174,7 @@ def turned(tmp_path):
     return written
 
 
+@pytest.mark.slow
 def test_label_short_clip_upside_down_is_labeled_as_upright(turned, tmp_path, capsys) -> None:
     """Shorter than the window in which people are observed, so that the direction is searched before."""
     labels = labels_of(turned(180), tmp_path)
@@ -178,6 +182,7 @@ def test_label_short_clip_upside_down_is_labeled_as_upright(turned, tmp_path, ca
     assert "the camera counts as level" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_label_still_person_sideways_names_the_option_that_mends_it(turned, tmp_path, capsys, caplog) -> None:
     video = turned(90)
     assert labels_of(video, tmp_path).count("wave") < 5
@@ -187,6 +192,7 @@ def test_label_still_person_sideways_names_the_option_that_mends_it(turned, tmp_
     assert labels.count("wave") >= 10 and "counts as level" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_label_depth_in_another_unit_gives_estimated_places(tmp_path, capsys) -> None:
     out = tmp_path / "wave"
     arguments = ["--action", "wave", "--seconds", "3", "--set", "fps=10", "--seed", "5", "--out", str(out)]
@@ -254,6 +260,7 @@ def test_label_skeleton_recording_is_labeled_without_images(data_root, capsys) -
     assert event["label"] == "sit down" and event["place"] == "measured"
 
 
+@pytest.mark.slow
 def test_label_needs_no_ros(tmp_path) -> None:
     video = empty_video(tmp_path / "empty.mp4")
     program = (

@@ -123,6 +123,7 @@ def test_everyday_invalid_options_and_folders_raise(root, tmp_path):
         datasets.source("everyday", root, sets=["utkinect"]).entries()
 
 
+@pytest.mark.slow
 def test_everyday_waiting_is_cut_off_and_becomes_unknown(data_root, tmp_path):
     (tmp_path / "kinder_gator").symlink_to(data_root / "motion/kinder_gator")
     trimmed, whole = (datasets.source("everyday", tmp_path, people="children", trim=trim) for trim in (True, False))

@@ -106,6 +106,7 @@ def test_reader_values_equal_network(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.log(found.probabilities), logits - np.logaddexp.reduce(logits), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_explain_subsequences_are_of_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """P-I3D takes recorded frames, and poses of the whole recording, which are no window of the live recognizer."""
     torch = pytest.importorskip("torch")

@@ -23,6 +23,7 @@ ZOO = Path(__file__).resolve().parents[3] / "models/zoo"
 PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
 def test_shipped_package_opens_predicts_and_has_card(folder: Path) -> None:
     session = inference.load(folder)
@@ -101,6 +102,7 @@ def offline(session: Session, recording: Recording, stretched: bool = False) -> 
     return session.predict({"bodies": windows.resample(recording.stamps_ns, recording.joints, stamps)[None]})
 
 
+@pytest.mark.slow
 def test_shipped_package_reaches_stated_accuracy(session: Session, recordings: list[Recording]) -> None:
     assert {recording.label for recording in recordings} == set(session.package.labels)
     stated = session.package.provenance.accuracy
@@ -111,6 +113,7 @@ def test_shipped_package_reaches_stated_accuracy(session: Session, recordings: l
     assert np.mean(correct) == pytest.approx(stated, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_shipped_package_live_equals_offline(session: Session, recordings: list[Recording]) -> None:
     """One recognizer gets all recordings one after the other, each with its own body id."""
     recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.0)

@@ -134,6 +134,7 @@ def test_body_perception_two_people_returns_two_bodies(data_root):
     assert 0.8 < distances[0] < distances[1] < 4
 
 
+@pytest.mark.slow
 def test_body_perception_street_scene_keeps_ids(data_root):
     street = frames(data_root / "videos/street_720p.avi", count=60, hfov_deg=60.0)
     body = BodyPerception(num_poses=4)

@@ -92,6 +92,7 @@ def test_body_perception_without_depth_distance_within_20_percent(wave):
     body.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actors", [2, 5])
 def test_body_perception_several_actors_keep_ids(actors):
     body = BodyPerception()
@@ -227,6 +228,7 @@ def test_body_estimator_far_or_near_person_found(distance, limit_px):
     assert 4 <= len(errors) <= 5 and np.median(errors) < limit_px
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_poses", "least"), [(5, 5), (20, 18)])
 def test_body_estimator_row_of_20_people_finds_each_once_up_to_num_poses(wave, num_poses, least):
     frame = wave[0][0]

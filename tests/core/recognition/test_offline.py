@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 RUN = """
 import ipaddress
 import sys
@@ -70,6 +72,7 @@ def attempts(work: str) -> str:
     return result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_run_time_makes_no_connection_to_other_machines() -> None:
     assert attempts(WORK) == "attempts: []"
 

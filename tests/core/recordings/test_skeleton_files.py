@@ -206,6 +206,7 @@ def test_read_kinect_csv_invalid_row_raises(tmp_path, row, message):
         skeleton_files.open_sequence(file)
 
 
+@pytest.mark.slow
 def test_open_sequence_name_or_index_selects_sequence(data_root):
     file = data_root / "nucla/nucla_skeletons.npz"
     by_name = skeleton_files.open_sequence(file, "a01_s01_e01_v01")

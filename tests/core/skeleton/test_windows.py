@@ -116,6 +116,7 @@ def test_window_copies_its_input():
     np.testing.assert_array_equal(window.positions(), kept.positions())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fps", [10, 30])
 def test_window_intermittent_joints_match_whole_recording(fps):
     rng = np.random.default_rng(fps)

@@ -40,6 +40,7 @@ def test_load_returns_written_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["A1_color.yaml", "A1_depth.yaml", "A1_mount.yaml"]
 
 
+@pytest.mark.slow
 def test_load_half_copied_file_refused(folder: Path) -> None:
     """Wherever the copy stops: the first part of a YAML file is YAML, too, and may lack only what may be missing."""
     pose = np.eye(4)

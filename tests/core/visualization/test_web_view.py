@@ -398,6 +398,7 @@ def test_page_in_chromium_shows_labels_events_and_image_until_they_are_old(view,
     assert "has the graph stopped?" in page.evaluate("document.querySelector('#notice').textContent")
 
 
+@pytest.mark.slow
 def test_page_in_chromium_shows_the_images_that_explain_writes(tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("onnx")

@@ -103,6 +103,7 @@ def assert_batches_equal_samples(recipe: Recipe, augmentation: Augmentation | No
             torch.testing.assert_close(found[name], value, **tolerance, msg=f"{name}: {{}}".format)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_batch_of_recipe_equals_single_samples(name):
     recipe = STAGES[name]

@@ -253,6 +253,7 @@ def test_prepare_killed_run_loses_only_current_batch(published, tmp_path, monkey
     assert all(not error for _, error in PreparedDataset(out).damaged())
 
 
+@pytest.mark.slow
 def test_prepare_killed_worker_loses_only_its_clip(published, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 4)
     monkeypatch.setattr(workers, "ATTEMPTS", 2)

@@ -25,6 +25,7 @@ def registered(monkeypatch):
     flaky.register()
 
 
+@pytest.mark.slow
 def test_prepare_worker_memory_use_by_libraries_tolerated(published, tmp_path, monkeypatch):
     """Workers with little memory per core run, although dask would pause or restart them."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", 200 * 2**20)
@@ -32,6 +33,7 @@ def test_prepare_worker_memory_use_by_libraries_tolerated(published, tmp_path, m
     assert summary.clips == len(names_of(published)) and not summary.skipped
 
 
+@pytest.mark.slow
 def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
     """A worker that restarts slowly is awaited, while dask by itself would close it permanently."""
     dask = pytest.importorskip("dask")

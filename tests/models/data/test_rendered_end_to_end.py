@@ -60,6 +60,7 @@ def train_to(step, folder):
     train(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_training_killed_and_resumed_recognizes_held_out_actors(folder, capsys):
     children.run_until_killed(train_to, KILLED_AT, folder)

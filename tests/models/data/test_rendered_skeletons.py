@@ -22,6 +22,7 @@ from actrec_models.data import rendered_skeletons
 from actrec_models.training import recipe, trainer
 
 
+@pytest.mark.slow
 def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys):
     out = tmp_path / "rendered.npz"
     arguments = ["--data", str(data_root), "--render-every", "300", "--workers", "1", "--out", str(out)]
@@ -37,6 +38,7 @@ def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys)
         assert np.linalg.norm(hips[0] - hips[1]) < 0.3
 
 
+@pytest.mark.slow
 def test_prepare_render_every_goes_on_after_the_clips_of_a_stopped_run(data_root, tmp_path, monkeypatch, capsys):
     out, keep = tmp_path / "rendered.npz", rendered_skeletons._keep
     command = ["prepare", "utd_mhad", "--data", str(data_root), "--render-every", "150", "--workers", "1", "--quiet"]
@@ -80,6 +82,7 @@ def test_unfinished_rendering_of_other_clips_is_not_taken(tmp_path):
         rendered_skeletons._resume(folder, "one", "kinect_v2_25")
 
 
+@pytest.mark.slow
 def test_varied_cameras_stand_around_the_person_and_look_up_and_down(data_root):
     clip = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")[0]
     pitches, sides = set(), []
@@ -140,6 +143,7 @@ def test_prepare_render_every_without_file_is_refused(data_root, capsys):
     assert "--out FILE.npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_prepare_render_every_finds_hands_of_varied_cameras(data_root, tmp_path):
     out = tmp_path / "hands.npz"
     arguments = ["--data", str(data_root), "--render-every", "980", "--render-cameras", "varied", "--workers", "1"]

@@ -141,6 +141,7 @@ def _names_and_sums(clips):
     return [(clip.name, float(np.nansum(clip.bodies))) for clip in clips]
 
 
+@pytest.mark.slow
 def test_store_other_processes_map_files_again(nucla):
     store = datasets.create("nucla", nucla, part="test")
     expected = _sum_of_joints(store)

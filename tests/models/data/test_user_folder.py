@@ -205,6 +205,7 @@ def test_eval_folder_of_training_people_raises(tmp_path, capsys):
     assert main(["eval", models[0], *common, "--part", "train"]) == 0
 
 
+@pytest.mark.slow
 def test_train_init_of_tested_people_raises(tmp_path, capsys):
     """Weights of split `all` are refused; weights of the same split are not."""
     recordings = write_three_people(tmp_path / "recordings")

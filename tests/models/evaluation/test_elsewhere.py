@@ -112,6 +112,7 @@ def test_recordings_hold_the_people_of_a_share_with_all_their_actions(data_root)
     assert first.minutes > 0.5 and len(first.actions) == 1
 
 
+@pytest.mark.slow
 def test_figures_are_written_to_the_card(data_root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(elsewhere, "recordings", lambda *_: [])
     words = ["eval", "deepacts_graph_nucla", "sem_net_shrec17", "--elsewhere", "--data", str(data_root), "--json"]

@@ -57,6 +57,7 @@ def refused(capsys, *arguments, status=2):
 # -- one model ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eval_shipped_package_reproduces_stated_figures(data_root, tmp_path, capsys):
     out = tmp_path / "report"
     arguments = ["eval", "deepacts_graph_nucla", "--data", str(data_root), "--threads", "1", "--quiet"]
@@ -273,6 +274,7 @@ def test_eval_fuse_with_seeds_repeats_fusion(tmp_path, capsys):
     assert "differ by their variant: give the streams of each seed in the same order" in refused(capsys, *crossed, *fit)
 
 
+@pytest.mark.slow
 def test_eval_equal_model_names_made_unique(tmp_path, capsys):
     models = [write(tmp_path / run / "package", seed=seed) for seed, run in ((1, "a"), (2, "b"))]
     out = tmp_path / "report"

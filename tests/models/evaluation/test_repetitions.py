@@ -212,6 +212,7 @@ def test_train_seeds_and_wrong_numbers(folded, tmp_path, capsys):
         assert f"'{wrong}', expected 'all' or numbers, e.g. 1,2,3 or 1-30" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_all_folds_are_of_the_sets_in_the_store(data_root, tmp_path, capsys):
     """Else the last folds would be refused after the trainings of the first ones."""
     store, out = tmp_path / "store", tmp_path / "run"

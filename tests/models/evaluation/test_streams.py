@@ -206,6 +206,7 @@ def test_eval_option_without_effect_is_refused(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_utd_mhad_person_finds_most_actions(data_root: Path) -> None:
     clips = datasets.create("utd_mhad", data_root / "utd_mhad", part="test")
     chosen = [i for i, meta in enumerate(clips.metas) if meta["subject"] == 2 and meta["trial"] == 1][:14]

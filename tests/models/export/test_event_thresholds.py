@@ -45,6 +45,7 @@ def choose(session: Session, *places: tuple[float, str], per_minute: float):
     return event_thresholds.choose(session.package, material, per_minute, ())
 
 
+@pytest.mark.slow
 def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session) -> None:
     """Someone slightly to the left does not act "left", someone far to the left or slightly to the right does act."""
     acted = [(-1.0, "left"), (-0.08, ""), (0.05, "right"), (-0.08, ""), (0.05, "right")] * 6
@@ -56,6 +57,7 @@ def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session)
     assert "100.0% of 18 actions found, 0.00 false events a minute" in chosen.chosen_on
 
 
+@pytest.mark.slow
 def test_choose_uses_the_rest_of_the_rate_for_a_class(session: Session) -> None:
     """One more false event for two more found, alike for both classes: the rate allows it for one of them."""
     acted = [(-0.08, "left"), (0.08, "right"), (-0.08, "left"), (0.08, "right"), (-0.08, ""), (0.08, "")] * 3

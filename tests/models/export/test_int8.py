@@ -64,6 +64,7 @@ def test_group_of_returns_module_names() -> None:
     assert not is_kept("/network/bones/blocks/blocks.31/Conv", ("bones/blocks.3",))
 
 
+@pytest.mark.slow
 def test_to_int8_qdq_nodes_suit_tensorrt(in_int8) -> None:
     made = in_int8
     model = onnx.load_model_from_string(made.content)
@@ -135,6 +136,7 @@ def test_sampled_inputs_prepared_on_access(monkeypatch) -> None:
     assert precision._int8_logits(wild(1.0), [drawn[k] for k in range(3)]).shape == (3, 4) and batches[4:] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_to_int8_keep_leaves_group_in_float32(network, in_int8) -> None:
     content, rows, held_out = network
     made = precision.to_int8(content, rows, held_out, keep=["body/blocks.1"])
@@ -188,6 +190,7 @@ def test_to_int8_disagreement_refused() -> None:
         precision.to_int8(wild(1000.0), rows, held_out)
 
 
+@pytest.mark.slow
 def test_quantize_shipped_package_keeps_accuracy(data_root, tmp_path, capsys) -> None:
     out = tmp_path / "int8"
     command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(out), "--clips", "30"]

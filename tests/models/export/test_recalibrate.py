@@ -63,6 +63,7 @@ def exported(recordings, tmp_path, caplog):
     return tmp_path, common
 
 
+@pytest.mark.slow
 def test_export_chooses_threshold_on_unknown_recordings(recordings, exported, capsys):
     tmp_path, common = exported
     made = package.load(tmp_path / "made")

@@ -15,6 +15,7 @@ from actrec_models.training.recipe import Recipe
 from tests.tiny_model import write_tiny
 
 
+@pytest.mark.slow
 def test_choose_separates_known_from_unknown():
     rng = np.random.default_rng(1)
     labels = rng.integers(5, size=400)

@@ -84,6 +84,7 @@ def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_pa
     assert rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path)) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [False, True])
 def test_export_chooses_rejection_on_held_out_clips(datasets, tmp_path, capsys, monkeypatch, own):
     monkeypatch.setattr(unknown_clips, "_MOST", 3)

@@ -28,6 +28,7 @@ def utd(data_root):
     return datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held_out", "same"), [(0, [1, 1, 0]), (None, [1, 0, 0])])
 def test_train_is_independent_of_held_out_clips(utd, held_out, same):
     """Also as clips that augmentation prepends: of the fold, and of the held-out class."""

@@ -102,6 +102,7 @@ def test_open_pretrained_keeps_order_of_tensors(base):
     assert sorted(base.head, key=order.index) == list(base.head)
 
 
+@pytest.mark.slow
 def test_teach_command_writes_working_package(mine, tmp_path, capsys, utd):
     out = tmp_path / "taught"
     command = ["teach", str(mine), "--out", str(out), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
@@ -368,6 +369,7 @@ def _pair(utd):
     return Recordings(clips, ("a", "b"), ("",) * 8, (), "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_at", [1, 4])
 def test_fine_tune_package_cut_short_uses_head(base, utd, monkeypatch, caplog, cut_at):
     """The time ends in the first fold, or in the last training although the fine-tuned network is better."""
@@ -390,6 +392,7 @@ def test_fine_tune_package_perfect_head_is_not_fine_tuned(utd, monkeypatch):
     assert done.not_tuned == "fine-tuning can be no better: the head recognizes all held-out clips"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracies", [(0.5, 0.75), (0.75, 0.75)])
 def test_fine_tune_package_better_procedure_is_used(base, utd, monkeypatch, accuracies):
     settings = config.build(TeachConfig, {**QUICK, "folds": 2, "draws": 1})
@@ -417,6 +420,7 @@ def _inputs(base, samples):
     return {name: torch.from_numpy(np.stack([window[name] for window in windows])) for name in windows[0]}
 
 
+@pytest.mark.slow
 def test_write_network_unlike_report_refused(tuned, tmp_path, monkeypatch):
     """Nothing is replaced if the exported network, or the ones of the folds, are worse than the report."""
     out = tmp_path / "taught"
@@ -473,6 +477,7 @@ def test_augmentation_for_sided_labels_not_mirrored():
     assert not config.build(TeachConfig, {"mirror": "no"}).augmentation_for(["wave"]).mirror
 
 
+@pytest.mark.slow
 def test_fine_tune_package_keeps_time_limit(base, utd, caplog):
     long = {**QUICK, "steps": 100_000, "draws": 1000, "folds": 2, "minutes": 0.1}
     done = fine_tuning.fine_tune_package(base, _pair(utd), config.build(TeachConfig, long), False)

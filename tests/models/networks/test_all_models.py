@@ -173,6 +173,7 @@ def test_weights_round_trip_through_safetensors(name, batch, tmp_path):
         assert torch.equal(network(**inputs_of(batch)), other(**inputs_of(batch)))
 
 
+@pytest.mark.slow
 def test_export_onnx_graph_agrees(name, batch):
     """Parity to 1e-4, dynamic batch, static rest, operators that TensorRT parses, sanity in half precision."""
     network = settled(name, batch)

@@ -196,6 +196,7 @@ def test_present_is_per_sample():
     torch.testing.assert_close(present(value), torch.tensor([[0.0], [1.0], [1.0], [0.0]]))
 
 
+@pytest.mark.slow
 def test_deepacts_onnx_missing_modality_adds_nothing():
     model = network("deepacts", bodies=2)
     session = onnxruntime.InferenceSession(onnx_graph.to_onnx(model), providers=["CPUExecutionProvider"])

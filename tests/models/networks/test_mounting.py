@@ -36,6 +36,7 @@ def mounted(clip: Clip, roll: float, pitch: float) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", actrec_models.list_models())
 @pytest.mark.parametrize("roll, pitch", [(0, 25), (90, 0), (180, 0), (-90, 0), (180, -30)])
 def test_window_inputs_any_mounting_equal_level_camera(name: str, roll: float, pitch: float) -> None:

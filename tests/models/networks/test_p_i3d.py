@@ -249,6 +249,7 @@ def test_p_i3d_every_stage_lowers_loss():
         assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0], stage
 
 
+@pytest.mark.slow
 def test_p_i3d_recipe_runs_all_stages(root, tmp_path, monkeypatch):
     """The shipped recipe on a few short clips: each stage starts from the weights of the one before."""
     shipped = recipe.read(root / "models/recipes/papers/p_i3d_ntu60.yaml")
@@ -423,6 +424,7 @@ def test_p_i3d_clip_gives_logits():
         features.inputs({name: value for name, value in clip.items() if name != "color"}, model.input_specs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"aggregation": "sum_2"}, {"attention": False, "aggregation": "concat_0"}])
 def test_p_i3d_ablations_are_exported(options):
     graph = onnx.load_from_string(onnx_graph.to_onnx(network(**options))).graph  # parity is checked inside

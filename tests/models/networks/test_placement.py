@@ -11,6 +11,7 @@ PLACED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_moving_hand_is_at_its_joint_in_the_inputs_of_every_network(camera: str) -> None:
     found = {}

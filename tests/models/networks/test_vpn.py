@@ -332,6 +332,7 @@ def test_vpn_other_sizes_work(name, frames, size, poses):
     assert net.losses(batch_for(net, 2))["logits"].shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_vpn_ablations_differ_and_learn():
     counts, losses = {}, {}
     for row, options in ABLATIONS.items():

@@ -54,6 +54,7 @@ def trained(root, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_leave_one_set_out_from_store_counts_unlearned_classes_apart(trained, capsys):
     command = ["eval", str(trained / "run/best.ckpt"), "--data", str(trained), "--quiet"]
     capsys.readouterr()
@@ -115,6 +116,7 @@ def test_samples_draw_the_share_of_background_clips_with_the_label_after_the_cla
         np.testing.assert_array_equal(samples[0, index, 0][spec], plain[0, index, 0][spec])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deepacts_graph", "sem_net"])
 def test_network_with_background_lowers_its_loss_by_lower_logits(name):
     torch.manual_seed(0)

@@ -36,6 +36,7 @@ def torchrun(folder, out, *options):
     )
 
 
+@pytest.mark.slow
 def test_ddp_two_processes_give_weights_of_one(tmp_path, monkeypatch):
     out = tmp_path / "two"
     process = torchrun(tmp_path, out, "--threads", "1")

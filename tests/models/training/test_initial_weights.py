@@ -66,6 +66,7 @@ def test_public_checkpoints_have_published_names(kind):
     assert initial_weights.detect_format(public.tensors(shapes))[0] == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
 def test_load_public_checkpoints_fill_networks(name, kind, options, copies, files):
     with torch.device("meta"):  # without memory, as the largest network has 150 M parameters
@@ -279,6 +280,7 @@ def test_load_trained_part_fills_whole(tmp_path):
     assert any(name.startswith("skeleton.") for name in report.missing)
 
 
+@pytest.mark.slow
 def test_export_untrained_network_works(tmp_path, capsys, caplog):
     weights = tmp_path / "start.safetensors"
     weights.write_bytes(exporter.weights_bytes(small_network("res_tcn_bjcn", classes=2)))

@@ -136,6 +136,7 @@ def test_recipe_rendered_everyday_takes_the_store_of_its_command(path):
         assert f"runs/rendered_everyday/{path.stem}" in settings.commands[-1]
 
 
+@pytest.mark.slow
 def test_recipe_table_rows_can_be_trained():
     read, checked = set(), set()
     for table in paper_tables.tables().values():
@@ -162,6 +163,7 @@ NTU = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changes"), NTU)
 def test_recipe_ntu_mutual_actions_give_inputs(name, changes):
     """Clips of NTU RGB+D have up to two people; image inputs show the first one."""

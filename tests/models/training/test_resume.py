@@ -87,6 +87,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resume_killed_run_gives_same_weights(variant, tmp_path, monkeypatch):
     changes, workers, step = VARIANTS[variant]
@@ -109,6 +110,7 @@ PLATEAUS = [
 ]
 
 
+@pytest.mark.slow
 def test_resume_plateau_schedule_stays_within_stage(tmp_path):
     uninterrupted = run(tmp_path / "whole", stages=PLATEAUS)
     children.run_until_killed(children.run_to_step, 6, tmp_path / "killed", EACH_STEP, {"stages": PLATEAUS})
@@ -230,6 +232,7 @@ def test_resume_other_recipe_or_data_refused(tmp_path, monkeypatch):
         run(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init_given", [False, True])
 def test_resume_initial_weights_must_be_equal(init_given, tmp_path, monkeypatch):
     first, other = run(tmp_path / "first", epochs=1), run(tmp_path / "other", epochs=1, seed=2)
@@ -274,6 +277,7 @@ def test_provenance_contains_recordings_of_initial_weights(tmp_path, monkeypatch
     assert recordings_of(first) == ["first"]
 
 
+@pytest.mark.slow
 def test_resume_unsaved_initial_weights_must_be_given_again(tmp_path, monkeypatch):
     """The initial weights belong to the second stage's network, so the first stage does not save them."""
     first, out = run(tmp_path / "first", epochs=1), tmp_path / "run"
@@ -288,6 +292,7 @@ def test_resume_unsaved_initial_weights_must_be_given_again(tmp_path, monkeypatc
     assert run(out, stages=stages) == out / "last.ckpt", "--init is optional now"
 
 
+@pytest.mark.slow
 def test_resume_between_stages_gives_same_initial_weights(tmp_path, monkeypatch):
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}] * 2 + [{"epochs": 1}]
     run(tmp_path / "whole", stages=stages)
@@ -393,6 +398,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_train_locked_folder_refused_until_owner_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
     owner = subprocess.Popen([sys.executable, "-c", LOCK_SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -2,6 +2,8 @@
 
 import shlex
 
+import pytest
+
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.store import PreparedDataset
@@ -26,6 +28,7 @@ def record(root, count, first_x):
     return root
 
 
+@pytest.mark.slow
 def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, capsys, caplog):
     mine, other = record(tmp_path / "mine", 2, 0.0), record(tmp_path / "other", 1, 0.5)
     prepare = ["prepare", "folder", "--root", str(mine), "--workers", "0", "--quiet"]
@@ -76,6 +79,7 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
     assert "scene flow has rate 5, trained with 10; use recordings of 10 Hz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_models_of_color_and_recordings_of_joints_are_one_line(published, tmp_path, capsys):
     """Train, eval, explain and label refuse recordings without color before they work."""
     model, bag = tmp_path / "p_i3d", write_bag(tmp_path / "walk", lambda k: [body(0.1 * k)])

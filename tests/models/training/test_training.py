@@ -267,6 +267,7 @@ def every_eighth(monkeypatch):
     return create_every_eighth
 
 
+@pytest.mark.slow
 def test_training_in_batches_equals_clip_by_clip(every_eighth, data_root, tmp_path):
     settings = tmp_path / "recipe.yaml"
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 1, "batch": 16, "validation": {"share": 0.2}}))
@@ -281,6 +282,7 @@ def test_training_in_batches_equals_clip_by_clip(every_eighth, data_root, tmp_pa
         assert float(figures[0][name]) == pytest.approx(float(figures[1][name]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_compiled_training_equals_uncompiled(every_eighth, data_root, tmp_path, monkeypatch):
     compile_with, backend, compiled = torch.compile, "aot_eager", []
 
@@ -299,6 +301,7 @@ def test_compiled_training_equals_uncompiled(every_eighth, data_root, tmp_path, 
         torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_commands_train_resume_export_and_eval_work_together(every_eighth, data_root, tmp_path, monkeypatch, capsys):
     """The commands work together, with a small network and few clips."""
     settings = tmp_path / "recipe.yaml"
@@ -344,6 +347,7 @@ def test_commands_train_resume_export_and_eval_work_together(every_eighth, data_
         evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("every_eighth")
 def test_package_of_stretched_clips_states_live_accuracy(data_root, tmp_path, capsys):
     settings, run, folder = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "package"
@@ -380,6 +384,7 @@ def test_train_unsuited_initial_weights_refused(data_root, tmp_path, capsys):
         assert "Traceback" not in "".join(error)
 
 
+@pytest.mark.slow
 def test_training_few_steps_lower_loss(nucla):
     torch.manual_seed(1)
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)

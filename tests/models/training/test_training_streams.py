@@ -107,6 +107,7 @@ def test_samples_streams_share_drawn_stamps():
     assert any((first[spec.name] != other_epoch[spec.name]).any() for spec in network.input_specs)
 
 
+@pytest.mark.slow
 def test_p_i3d_stages_train_and_resume(dataset, tmp_path, capsys):
     dataset(make_clips("p_i3d", 4))
     stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
@@ -157,6 +158,7 @@ def test_samples_contain_inputs_of_stage_only():
         )
 
 
+@pytest.mark.slow
 def test_losses_of_several_parts_are_logged(dataset, tmp_path):
     dataset(make_clips("vpn_i3d", 8))
     settings = write(tmp_path / "recipe.yaml", "vpn_i3d", epochs=4, learning_rate=3e-3, batch=8)
@@ -202,6 +204,7 @@ def test_features_are_of_batches_if_not_slower_on_a_cpu(model, machine, batched)
     assert (run._batch_features(run.module(settings), settings) is not None) is batched
 
 
+@pytest.mark.slow
 def test_training_takes_images_at_the_rate_of_slower_recordings():
     """A 30 Hz network on 15 Hz clips: T different images, and the window says so."""
     clips = make_clips("vpn_i3d", 2)
@@ -232,6 +235,7 @@ def test_package_states_scene_flow_of_training_if_network_takes_it(name, scene_f
     assert trained.scene_flow == (made if scene_flow else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
 def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path, capsys):
     """Networks with windows of several clips, or with extrema from the training part, train and export."""

@@ -132,6 +132,7 @@ def test_plan_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> None
         assert plan("--driver", *source, "--model", color).model == color
 
 
+@pytest.mark.slow
 def test_run_webcam_labels_people_without_depth(
     data_root: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -258,6 +259,7 @@ def test_run_missing_model_ends_the_run(capfd) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
 def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_nodes(
@@ -305,6 +307,7 @@ def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_n
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_recording_first_frame_reaches_nodes_in_other_processes(data_root: Path) -> None:
     """The camera waits until DDS has discovered the nodes; the slow rate leaves time for each frame."""
     options = {"path": str(data_root / "rgbd/person_turning"), "intrinsics": "525,525,319.5,239.5"}
@@ -343,6 +346,7 @@ def test_run_end_of_recording_ends_the_run(capfd, data_root: Path) -> None:
     assert figures["performed"] == {}, "a recording has no ground truth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
 def test_run_truncated_recording_exits_with_status_1(capfd, tmp_path: Path, processes: list[str]) -> None:
     for k in range(8):

@@ -69,6 +69,7 @@ def test_health_node_that_a_client_has_deactivated_does_not_hang(
     assert not hung
 
 
+@pytest.mark.slow
 def test_health_node_that_answers_late_does_not_hang_and_one_that_does_not_answer_does(
     context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
 ) -> None:
@@ -86,6 +87,7 @@ def test_health_node_that_answers_late_does_not_hang_and_one_that_does_not_answe
         released.set()
 
 
+@pytest.mark.slow
 def test_health_busy_node_does_not_hang_until_it_has_worked(
     context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
 ) -> None:
@@ -96,6 +98,7 @@ def test_health_busy_node_does_not_hang_until_it_has_worked(
     host.add(monitor)
 
     def open_camera() -> None:
+        timer.cancel()
         with node.working("opening the camera"):
             working.set()
             released.wait(60.0)
@@ -105,7 +108,7 @@ def test_health_busy_node_does_not_hang_until_it_has_worked(
     with GraphHealth(peer, ["probe"], hung=hung.append, busy=monitor.busy) as health:
         assert host.start([node]) is None
         peer.wait_until(lambda: not health.inactive())
-        node.create_timer(0.01, open_camera)
+        timer = node.create_timer(0.01, open_camera)
         assert working.wait(60.0)
         peer.wait_until(lambda: monitor.statistics().get("probe", {}).get("busy") == "opening the camera")
         time.sleep(2.0)

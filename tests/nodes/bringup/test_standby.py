@@ -48,6 +48,7 @@ def test_standby_becomes_nodes_and_reports_their_ends(standby: Standby, peer: Pe
     assert second is not None and second.wait(TIMEOUT_S) == 1, "a wrong parameter ends it as any node"
 
 
+@pytest.mark.slow
 def test_standby_server_that_dies_leaves_its_nodes(standby: Standby, peer: Peer) -> None:
     node = standby.become("scene_flow_node", ACTIVE)
     assert node is not None

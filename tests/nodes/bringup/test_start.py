@@ -23,6 +23,7 @@ def start(root: Path, *arguments: str, params: Path | None = None) -> "subproces
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [[], ["--processes", "--with", "hand,face,scene_flow"]],
@@ -42,6 +43,7 @@ def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, op
     assert cv2.imread(str(image)).shape[1] % TILE_PX == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [[], ["--processes"]], ids=["one", "each"])
 @pytest.mark.parametrize("after", ["starting camera", "[recognizer_node]: model "])
 def test_run_interrupted_while_it_starts_ends_without_an_error(root: Path, processes: list[str], after: str) -> None:

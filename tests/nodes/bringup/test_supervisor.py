@@ -163,6 +163,7 @@ def test_node_failed_start_does_not_delay_the_end(context: Any) -> None:
     assert node.calls == ["configure", "cleanup"]
 
 
+@pytest.mark.slow
 def test_run_replaces_hung_and_killed_nodes_and_killed_leaves_no_process(peer: Peer) -> None:
     command = [sys.executable, "-m", "actrec", "run", "--nodes", "scene_flow", "--processes"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as run:
@@ -214,6 +215,7 @@ with ending_if_stuck(1.0):
 """`ctypes.PyDLL` keeps Python's lock during the call, as rclpy does while a message is published."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stuck", "status"), [(False, 0), (True, -signal.SIGALRM)])
 def test_process_whose_threads_cannot_run_is_ended_with_its_stack(stuck: bool, status: int) -> None:
     """Not one that is stopped for longer, and goes on."""

@@ -161,6 +161,7 @@ def test_recognizer_reports_missing_streams(
     feed.until(lambda: bool(predicted(graph)))
 
 
+@pytest.mark.slow
 def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
     make: Make, package: Callable[..., str], tmp_path: Path, host: Any, add: Any, capfd: Any
 ) -> None:
@@ -189,6 +190,7 @@ def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
         graph.wait_until(lambda: graph.node.figures()["warning"] == "")
 
 
+@pytest.mark.slow
 def test_recognizer_strict_inputs_refuses_scene_flow_of_another_method_until_the_remedy(
     make: Make, scene: Scene, package: Callable[..., str], tmp_path: Path, host: Any, add: Any
 ) -> None:

@@ -152,6 +152,7 @@ def test_recognizer_new_interval_waits_for_the_next_configuration(make: Make, ti
     assert (graph.node._recognizer.config.interval_s, graph.node._valid_for_s) == (5.0, 7.0)
 
 
+@pytest.mark.slow
 def test_recognizer_silent_skeletons_end_with_one_unknown_each(make: Make, tiny: str) -> None:
     graph = make(model=tiny, stale_s=1.5, statistics_period_s=0.0)
     reported: list[str] = []
@@ -278,6 +279,7 @@ def test_labels_connect_to_subscribers_with_and_without_a_lease(make: Make, tiny
     assert not refused
 
 
+@pytest.mark.slow
 def test_recognizer_lying_skeletons_give_no_stale_label_and_no_growth(make: Make, tiny: str) -> None:
     """Ids that jump between places, stamps that go back or are huge, NaN, 1,000 bodies and layouts that change."""
     graph = make(model=tiny, min_seconds=0.0, interval_s=0.0)

@@ -61,6 +61,7 @@ def test_small_shipped_network_builds():
     assert rtx.build(SHIPPED["joint_tcn_everyday"].read_onnx("float32")) > 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.files())
 def test_network_of_perception_builds_in_lower_precision(name):
     source = NetworkSource(networks.files()[name])
