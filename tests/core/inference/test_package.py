@@ -56,7 +56,7 @@ def test_load_written_package_reads_back(folder: Path) -> None:
     assert loaded.read_onnx() == tiny_onnx()
 
 
-def test_load_again_does_not_return_what_a_caller_changed(folder: Path) -> None:
+def test_load_again_ignores_changes_of_a_caller(folder: Path) -> None:
     package.load(folder).provenance.figures["accuracy"] = "changed"
     assert "accuracy" not in package.load(folder).provenance.figures
 

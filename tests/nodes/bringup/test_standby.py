@@ -83,7 +83,7 @@ print(node.trigger_configure(), *(module for module in sys.modules if module not
 
 @pytest.mark.parametrize("name", [spec.name for spec in GRAPH if spec.name in REPLACED])
 def test_preload_imports_the_modules_of_a_node(name: str) -> None:
-    """Else each process that replaces a dead one imports them, while nobody has labels."""
+    """Else each process that replaces a dead one imports them, while there are no labels."""
     done = subprocess.run([sys.executable, "-c", PRELOADED, name], capture_output=True, text=True, timeout=TIMEOUT_S)
     state, *imported = done.stdout.split()
     assert state.endswith("SUCCESS"), done.stderr
