@@ -16,6 +16,8 @@ from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
+SMALL = 64, 48  # width and height of an image that compiles the renderer
+
 
 @dataclass(frozen=True)
 class SimulatedConfig:
@@ -96,10 +98,14 @@ class SimulatedCamera(Camera):
         return self.config.duration > 0 or bool(self.config.script and not self.config.loop)
 
     def prepare(self) -> None:
-        """Compile the renderer (15 s), or load it from the cache, and draw the room, by a first image."""
+        """Compile the renderer (15 s), or load it from the cache, and draw the room, unless a script has its own."""
+        if self.config.script:
+            width, height = SMALL
+            settings = {**vars(self.config), "script": "", "sequence": "", "width": width, "height": height}
+            SimulatedCamera(**settings).prepare()
+            return
         self._create_noise()
-        scripted = performed_scene(self._intrinsics, actors=1) if self.config.script else None
-        self._render(scripted or self._create_scene(), 0)
+        self._render(self._create_scene(), 0)
 
     def open(self) -> None:
         """Build the scene and start the clock."""

@@ -349,7 +349,7 @@ def write(
     return load(target)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)
 def _parse(content: bytes) -> Any:
     """Parse YAML, which takes 0.1 s: a node reads the description of its model three times as it starts."""
     return yaml.safe_load(content)
