@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import CameraFiles
+from actrec.utils.calibration_files import COLOR, DEPTH, CameraFiles
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError
 from actrec.utils.gravity import GravityFilter
@@ -245,9 +245,9 @@ class DeviceCamera(Camera):
         }
 
     def _own_files(self) -> CameraFiles:
-        """Return this camera's files of `actrec calibrate`, empty if there are none or the settings exclude them."""
+        """Return its lenses by `actrec calibrate`, empty if there are no files or the settings exclude them."""
         own = self.config.calibration == "auto" and self.serial
-        return calibration_files.load(self.serial) if own else CameraFiles(self.serial)
+        return calibration_files.load(self.serial, parts=(COLOR, DEPTH)) if own else CameraFiles(self.serial)
 
     def _with_gravity(self, frame: RgbdFrame, measured: GravityFilter | None) -> RgbdFrame:
         """Add the direction of gravity by the accelerometer, if it has settled; warn once if it cannot."""

@@ -9,6 +9,7 @@ from typing import Any
 from actrec.cameras import DRIVERS, create
 from actrec.types import RgbdFrame
 from actrec.utils import calibration_files, gravity
+from actrec.utils.calibration_files import MOUNT
 
 DRIVER_OPTION = "--driver-option mount="
 """How the user sets the mounting of a driver's camera, for warnings."""
@@ -41,7 +42,7 @@ def open_mounted(driver: str, options: Mapping[str, Any]) -> Iterator[Callable[[
         mount = str(given.pop("mount", "auto"))
         stated = None if mount == "auto" else gravity.parse_mount(mount)
     with create(driver, **given) as camera:
-        file = calibration_files.load(camera.serial).mount if camera.serial else None
+        file = calibration_files.load(camera.serial, parts=(MOUNT,)).mount if camera.serial else None
         calibrated = None if file is None else file.up
         choice = gravity.Choice(logger)
 

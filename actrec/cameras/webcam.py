@@ -16,7 +16,7 @@ import numpy as np
 from actrec.cameras.base import Camera
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import TYPICAL_FOV_DEG, CameraFiles, scale_to_size
+from actrec.utils.calibration_files import COLOR, TYPICAL_FOV_DEG, CameraFiles, scale_to_size
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 from actrec.utils.folders import expanded
@@ -210,7 +210,7 @@ class WebcamCamera(Camera):
         c = self.config
         if c.intrinsics:
             return scale_to_size(calibration_files.from_yaml(expanded(c.intrinsics)), width, height)
-        if c.serial and (own := calibration_files.load(c.serial).color) is not None:
+        if c.serial and (own := calibration_files.load(c.serial, parts=(COLOR,)).color) is not None:
             return scale_to_size(own, width, height)
         if not self._has_warned:
             self._has_warned = True
@@ -232,7 +232,7 @@ class _Reader:
     """
 
     def __init__(self, name: str, capture: Any, first: np.ndarray, is_file: bool, fps: float):
-        self.skipped, self.delay_ms = 0, 0.0
+        self.skipped, self.delay_ms, self._first_ns = 0, 0.0, 0
         self._name, self._capture, self._is_file = name, capture, is_file
         rate = fps or capture.get(cv2.CAP_PROP_FPS)
         self._period_s = 1 / rate if 0 < rate < 1000 else 1 / 30
@@ -279,7 +279,7 @@ class _Reader:
                         else DeviceError(f"the {self._name} stopped: it was unplugged, or its stream ended or stalled")
                     )
                     return
-                stamp_ns = self._stamp_ns()
+                stamp_ns = self._stamp_ns(number)
                 found, image = self._capture.retrieve()
                 if found:
                     self._put(stamp_ns, image)
@@ -288,11 +288,14 @@ class _Reader:
         finally:
             self._capture.release()
 
-    def _stamp_ns(self) -> int:
-        """Return the capture time of the frame just grabbed, by the system's clock."""
+    def _stamp_ns(self, number: int = 0) -> int:
+        """Return the capture time of frame `number`, just grabbed, by the system's clock; of a file in its own time."""
         now = time.time_ns()
+        if self._is_file:  # a reader that pauses or is slow must not change the speed of motion
+            self._first_ns = self._first_ns or now
+            return self._first_ns + round(number * self._period_s * NANOSECONDS)
         age_ns = time.monotonic_ns() - round(1e6 * self._capture.get(cv2.CAP_PROP_POS_MSEC))
-        if self._is_file or not 0 <= age_ns < SAME_CLOCK_NS:
+        if not 0 <= age_ns < SAME_CLOCK_NS:
             age_ns = 0  # unknown
         self.delay_ms = age_ns / 1e6
         return now - age_ns

@@ -30,7 +30,7 @@ Examples:
   actrec record --out labels --topics /action_label --duration 60
   actrec record --out actor --driver simulated --duration 10
   actrec record --recover kitchen --out kitchen_saved      after a crash
-  actrec record --label wave --repeat 12 --driver simulated --driver-option actions=[wave]
+  actrec record --label wave --repeat 12 --driver simulated --driver-option "actions=[wave]"
 
 Play it with `ros2 bag play BAG`, with RViz or Foxglove, or with
   actrec run --driver replay --driver-option path=BAG

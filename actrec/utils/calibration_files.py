@@ -28,7 +28,17 @@ _ASPECT_TOLERANCE = 0.005
 TYPICAL_FOV_DEG = 65.0
 """Field of view along the longer edge, of which most webcams and telephones have 60 to 75°."""
 
-_CHECKOUT_FOLDER = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
+
+def _checkout_folder(module: Path) -> Path:
+    """Return `calibration/cameras` of the checkout around a module, also of the copy that colcon installs in `ros2_ws`.
+
+    So the command line and a launched graph find the same files. Without a checkout there is no such folder.
+    """
+    places = [place / "calibration" for place in module.parents]
+    return next((place for place in places if os.path.isdir(place / "actrec_calibration")), places[2]) / "cameras"
+
+
+_CHECKOUT_FOLDER = _checkout_folder(Path(__file__).resolve())
 
 
 @dataclass(frozen=True)
@@ -191,15 +201,15 @@ def check_writable(path: Path) -> None:
         )
 
 
-def load(serial: str, folder: Path | None = None) -> CameraFiles:
-    """Return the content of a camera's files; raise InputError, which names the file, if one is damaged."""
-    color, depth, mount = (path_of(serial, part, folder) for part in (COLOR, DEPTH, MOUNT))
+def load(serial: str, folder: Path | None = None, parts: Sequence[str] = (COLOR, DEPTH, MOUNT)) -> CameraFiles:
+    """Return the content of a camera's files of `parts`; raise InputError, which names the file, if one is damaged."""
+    files = {part: path for part in parts if (path := path_of(serial, part, folder)).is_file()}
     return CameraFiles(
         serial,
-        from_yaml(color) if color.is_file() else None,
-        from_yaml(depth) if depth.is_file() else None,
-        _read_geometry(depth) if depth.is_file() else None,
-        _read_mount(mount) if mount.is_file() else None,
+        from_yaml(files[COLOR]) if COLOR in files else None,
+        from_yaml(files[DEPTH]) if DEPTH in files else None,
+        read_geometry(files[DEPTH]) if DEPTH in files else None,
+        _read_mount(files[MOUNT]) if MOUNT in files else None,
     )
 
 
@@ -248,10 +258,13 @@ def _read_mount(path: Path) -> Mount:
         pose = rigid(transform(rotation, [float(content["translation"][axis]) for axis in "xyz"]))
         return Mount(str(content["parent_frame"]), str(content["child_frame"]), pose, bool(content.get("moving")))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' is not a camera mount ({error}): run actrec calibrate hand-eye again") from error
+        raise InputError(
+            f"'{path}' is not a camera mount ({error}): calibrate it again, by hand-eye or floor with --overwrite"
+        ) from error
 
 
-def _read_geometry(path: Path) -> DepthGeometry | None:
+def read_geometry(path: Path) -> DepthGeometry | None:
+    """Return the geometry in a depth camera's file, None if it has none; raise InputError if it is damaged."""
     content = load_yaml(path)
     if "depth_to_color" not in content:
         return None
@@ -262,7 +275,10 @@ def _read_geometry(path: Path) -> DepthGeometry | None:
             raise ValueError(f"depth_scale {scale:g} and depth_bias {bias:g} are not valid")
         return DepthGeometry(pose, scale, bias)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}': depth_to_color is not a transform ({error}): calibrate the depth again") from error
+        raise InputError(
+            f"'{path}': depth_to_color is not a transform ({error}): calibrate the depth again, with --overwrite and "
+            "without --registered"
+        ) from error
 
 
 def _matrix(values: np.ndarray) -> dict[str, Any]:

@@ -446,13 +446,17 @@ def collect(
 ) -> tuple[list[HandEyeView], Intrinsics | None]:
     """Collect views until they suffice, the stream ends, or `stopped` is set, and log each new instruction.
 
-    Returns the views, and the known intrinsics or the camera's own; raises InputError if the intrinsics are unknown, or
-    of another size than the images.
+    Returns the views, and the known intrinsics, scaled to the images, or the camera's own; raises InputError if the
+    intrinsics are unknown or of another aspect ratio than the images, or if the camera's own are of another size.
     """
-    last_line, camera, first_ns = "", known, None
+    last_line, camera, first_ns = "", None, None
     for image in views.images_until(read, stopped):
         first_ns = image.stamp_ns if first_ns is None else first_ns
-        camera = known or image.intrinsics or camera
+        if known is None:
+            camera = image.intrinsics or camera
+        elif camera is None:
+            height, width = image.color.shape[:2]
+            camera = calibration_files.scale_to_size(known, width, height)
         if camera is None:
             if image.stamp_ns - first_ns > views.READ_TIMEOUT_S * NANOSECONDS:
                 raise InputError(

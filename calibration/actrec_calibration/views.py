@@ -17,14 +17,16 @@ from actrec import cameras
 from actrec.cameras.base import Camera
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
 from actrec.recordings import image_folder
+from actrec.recordings.image_decoding import depth_in_millimeters
 from actrec.recordings.image_folder import IMAGE_SUFFIXES, image_files
 from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils import folders
 from actrec.utils.calibration_files import DEPTH, CameraFiles
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.utils.geometry import KINECT_TO_OPTICAL
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, BoardView, RgbdView, detect, placement
-from actrec_calibration.quality import Coverage, CoverageConfig, coverage
+from actrec_calibration.quality import Coverage, CoverageConfig, coverage, save_image
 
 READ_TIMEOUT_S = 5.0
 
@@ -54,6 +56,23 @@ Log = Callable[[str], None]
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def new_folder(default: Path, given: Path | None = None) -> Path:
+    """Return a folder for the views of this run alone: `given`, else `default`, or default_2, … if that has files.
+
+    Raise ConfigError if `given` has files.
+    """
+
+    def is_used(folder: Path) -> bool:
+        return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+    if given is not None:
+        if is_used(given.expanduser()):
+            raise ConfigError(f"'{given}' exists and is not an empty folder: name another one for the views")
+        return given.expanduser()
+    numbered = (default.with_name(f"{default.name}_{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([default], numbered) if not is_used(folder))
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -349,24 +368,25 @@ def collect_views(
 
 
 def collect_rgbd(
-    driver: str, options: dict[str, Any], board: Board, count: int, stopped: threading.Event, log: Log
-) -> tuple[CameraFiles, list[RgbdView]]:
-    """Collect views by color and depth from a running camera, whenever the board rests in a new pose.
+    camera: Camera, driver: str, board: Board, count: int, stopped: threading.Event, folder: Path, log: Log
+) -> Iterator[RgbdView]:
+    """Yield views by color and depth of an open camera, whenever the board rests in a new pose.
 
-    Returns the camera's own calibration, and the views: `count`, or the views so far if `stopped` is set.
+    Their images are saved in a folder that `read_rgbd_folder` reads. It ends after `count` views, or if `stopped` is
+    set.
     """
     collector = ViewCollector(board)
-    views: list[RgbdView] = []
     log("hold the board still for a moment, then in another way: near and far, tilted to all sides; Ctrl-C ends it")
-    with cameras.create(driver, **options) as camera:
-        for frame in _rgbd_frames(camera, driver):
-            name = f"view {len(views) + 1}"
-            if collector.update(ColorImage(name, frame.stamp_ns, frame.color)):
-                views.append(RgbdView(name, collector.views[-1].detection, frame.depth))
-                log(f"{len(views)} of {count} views")
-            if len(views) == count or stopped.is_set():
-                break
-        return camera.calibration(), views
+    for frame in _rgbd_frames(camera, driver):
+        name = f"view_{len(collector.views) + 1:03d}.png"
+        if collector.update(ColorImage(name, frame.stamp_ns, frame.color)):
+            save_image(folder / COLOR_FOLDERS[0] / name, frame.color)
+            depth = cv2.imencode(".png", depth_in_millimeters(frame.depth))[1].tobytes()
+            folders.write_file(folder / DEPTH_FOLDERS[0] / name, depth)
+            log(f"{len(collector.views)} of {count} views")
+            yield RgbdView(name, collector.views[-1].detection, frame.depth)
+        if len(collector.views) == count or stopped.is_set():
+            return
 
 
 def capture_static_scene(

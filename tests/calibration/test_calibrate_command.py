@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
+from actrec.cli.calibrate import rig
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry
-from actrec.utils.errors import DeviceError, EndOfStream
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 from actrec_calibration import views
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, detect
@@ -157,6 +159,54 @@ def test_intrinsics_unusable_folder_exits_with_one(images, work_folder, capsys):
     assert not (work_folder / "cameras").exists()
 
 
+@pytest.fixture
+def video(work_folder) -> list[str]:
+    """Return the arguments of a webcam that plays a video of 640×480 without a board."""
+    writer = cv2.VideoWriter(str(work_folder / "video.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 100, (640, 480))
+    for _ in range(3):
+        writer.write(np.full((480, 640, 3), 90, np.uint8))
+    writer.release()
+    return ["--driver", "webcam", "--driver-option", f"source={work_folder / 'video.avi'}", "--serial", "desk"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_intrinsics_old_file_that_does_not_fit_is_replaced(video, work_folder, capsys, damaged):
+    path = calibration_files.path_of("desk", COLOR)
+    calibration_files.write_intrinsics(path, VGA.resized(1280, 720), "desk_color")
+    if damaged:
+        path.write_text("image_width: 640\n")
+    assert status(["intrinsics", *video]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    for words in ([], ["--driver-option", "serial=desk"]):
+        assert status(["intrinsics", *video, *words, "--overwrite"]) == 1
+        assert "the board is in none of the images" in capsys.readouterr().err, "the camera opens"
+
+
+def test_hand_eye_driver_reads_files_of_the_given_folder(video, work_folder, monkeypatch, capsys):
+    monkeypatch.setattr(rig, "open_poses", lambda base, gripper, waiting: nullcontext(None))
+    command = ["hand-eye", *video, "--mount", "hand", "--parent", "tool0", "--base", "base_link"]
+    (work_folder / "own").mkdir()
+    calibration_files.write_intrinsics(work_folder / "own/desk_color.yaml", VGA.resized(1280, 720), "desk_color")
+    assert status([*command, "--cameras", str(work_folder / "own")]) == 1
+    assert "is for 1280×720 images and these are 640×480" in capsys.readouterr().err
+    assert status(command) == 1
+    assert "0 views of the board are too few" in capsys.readouterr().err
+    assert calibration_files.search_folders() == [work_folder / "cameras"]
+
+
+def test_new_folder_is_never_one_with_files(work_folder):
+    assert views.new_folder(Path("run")) == Path("run")
+    for number, expected in ((None, "run_2"), (2, "run_3")):
+        folder = Path(f"run_{number}" if number else "run")
+        folder.mkdir()
+        assert views.new_folder(Path("run")) == Path(f"run_{number}" if number else "run")
+        (folder / "1.png").touch()
+        assert views.new_folder(Path("run")) == Path(expected)
+    assert views.new_folder(Path("run"), Path("mine")) == Path("mine")
+    with pytest.raises(ConfigError, match="'run' exists and is not an empty folder: name another one"):
+        views.new_folder(Path("other"), Path("run"))
+
+
 def test_board_command_writes_pdf_and_png(work_folder, capsys):
     assert status(["board", "--out", "board.pdf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["paper"] == "a4"
@@ -257,8 +307,10 @@ def test_intrinsics_from_driver_saves_images(work_folder, capsys):
     assert found.fx == pytest.approx(525, rel=0.003) and found.cy == pytest.approx(237.1, abs=1)
     assert cv2.imread("live.jpg").shape == (480, 640, 3)
     saved = sorted(path.name for path in (work_folder / "report/images").iterdir())
-    assert len(saved) == 9
+    assert len(saved) == 9 and "9 views in 45 images, saved in 'report/images'" in streams.err
     # The saved images give the same calibration.
     assert status(["intrinsics", "report/images", "--serial", "again", "--report", "again"]) == 0
     assert calibration_files.load("again").color == found
-    assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0
+    assert status(["check", *source, "--serial", "0123", "--report", "report"]) == 0
+    assert len(list((work_folder / "report/images").iterdir())) == 9, "the views of another run are apart"
+    assert list((work_folder / "report/images_2").iterdir())

@@ -16,7 +16,8 @@ from actrec.cli import main
 from actrec.cli.calibrate import rig
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOR, DEPTH
+from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT
+from actrec_calibration import views
 from actrec_calibration.board import Board
 from actrec_calibration.detection import detect
 from actrec_calibration.poses import estimate_board_pose, pose_difference
@@ -37,6 +38,7 @@ HOLD = 8
 @pytest.fixture
 def camera(monkeypatch, tmp_path):
     """Return a connected software camera."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     context = rs.context()
     monkeypatch.setattr(realsense_device, "open_context", lambda: context)
@@ -123,14 +125,44 @@ def test_depth_ctrl_c_uses_views_so_far(device, capsys, monkeypatch):
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered", "--json"]
     assert main([*command, "--views", "50", "--model", "bias", "--serial", device.serial, *ARGUMENTS]) == 0
     assert json.loads(capsys.readouterr().out)["views"] == 6
-    assert messages[-1] == "6 of 50 views"
+    assert messages[-2:] == ["6 of 50 views", f"6 views, saved in 'depth_{device.serial}'"]
 
 
-def test_depth_other_serial_is_refused(device, capsys):
-    command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
-    assert main([*command, "--views", "3", "--serial", "other", *ARGUMENTS]) == 2
-    assert f"the camera's serial number is {device.serial}, not other" in capsys.readouterr().err
+@pytest.mark.parametrize("command", ["depth", "floor"])
+def test_depth_and_floor_open_camera_of_serial(camera, capsys, command):
+    words = ["--parent", "base_link", "--board-pose=1,0,0"] if command == "floor" else []
+    assert main(["calibrate", command, "--driver", "realsense", "--serial", "other", *words, *ARGUMENTS]) == 1
+    assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
     assert not calibration_files.path_of("other", DEPTH).exists()
+
+
+def test_depth_other_serial_is_refused_before_views(camera, capsys):
+    source = ["--driver", "realsense", "--driver-option", "fps=15", "--driver-option", f"serial={camera.serial}"]
+    assert main(["calibrate", "depth", *source, "--serial", "other", *ARGUMENTS]) == 2
+    assert f"the camera's serial number is {camera.serial}, not other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["intrinsics", "depth", "floor"])
+def test_calibrate_damaged_file_to_replace_does_not_block_the_camera(camera, monkeypatch, capsys, command):
+    monkeypatch.setattr(views, "READ_TIMEOUT_S", 0.5)
+    folder = calibration_files.search_folders()[0]
+    calibration_files.write_intrinsics(folder / f"{camera.serial}_color.yaml", camera.views.color, "color")
+    damaged = {"intrinsics": COLOR, "depth": DEPTH, "floor": MOUNT}[command]
+    (folder / f"{camera.serial}_{damaged}.yaml").write_text("depth_to_color: {data: [1]}\nparent_frame: base\n")
+    words = ["--parent", "base_link", "--board-pose=1,0,0"] if command == "floor" else []
+    source = ["--driver", "realsense", "--driver-option", "fps=15", "--serial", camera.serial, "--overwrite"]
+    assert main(["calibrate", command, *source, *words, *ARGUMENTS]) == 1
+    assert "is connected but sent no frame within 0.5 s" in capsys.readouterr().err
+
+
+def test_depth_damaged_file_error_has_a_remedy(camera, capsys):
+    path = calibration_files.path_of(camera.serial, DEPTH)
+    calibration_files.write_intrinsics(path, camera.views.depth, "depth")
+    path.write_text(f"depth_to_color: {{data: [1]}}\n{path.read_text()}")
+    command = ["calibrate", "depth", "--driver", "realsense", "--serial", camera.serial, *ARGUMENTS]
+    for words in ([], ["--registered", "--overwrite"]):
+        assert main([*command, *words]) == 1
+        assert "calibrate the depth again, with --overwrite and without --registered" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["intrinsics", "check"])
@@ -147,18 +179,34 @@ def test_intrinsics_opens_camera_of_serial(camera, tmp_path, capsys, command):
 
 @pytest.mark.slow
 def test_depth_raw_calibrates_extrinsics(device, capsys):
-    """Raw depth at ten board poses suffices without infrared images."""
+    """Raw depth at ten board poses suffices without infrared images; the old file may be damaged or of another size."""
+    path = calibration_files.path_of(device.serial, DEPTH)
+    calibration_files.write_intrinsics(path, Intrinsics(1280, 720, 600.0, 600.0, 640.0, 360.0), "depth")
+    path.write_text(f"depth_to_color: {{data: [1]}}\n{path.read_text()}")
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--model", "bias"]
-    assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    command += ["--serial", device.serial, "--overwrite", "--json", *ARGUMENTS]
+    assert main([*command, "--views", "10"]) == 0
+    streams = capsys.readouterr()
+    assert "not kept: the depth camera's lens: the calibration is for 1280×720" in streams.err
+    figures = json.loads(streams.out)
     assert figures["views"] == 10 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
-    meters, degrees = pose_difference(calibration_files.load(device.serial).geometry.to_color, device.views.to_color)
+    files = calibration_files.load(device.serial)
+    meters, degrees = pose_difference(files.geometry.to_color, device.views.to_color)
     assert meters < 0.002 and degrees < 0.1
+    np.testing.assert_allclose(files.depth.matrix, device.views.depth.matrix, atol=1e-3)
 
 
 def test_depth_driver_without_raw_depth_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
-    assert main(["calibrate", "depth", "--driver", "simulated", "--serial", "1"]) == 2
+    command = ["calibrate", "depth", "--driver", "simulated", "--serial", "1"]
+    for words in ([], ["--registered"]):
+        assert main([*command, *words]) == 2
+        error = capsys.readouterr().err
+        assert "has registered depth only, and the extrinsics are unknown: calibrate with a FOLDER" in error
+    lens = Intrinsics(640, 480, 500.0, 500.0, 320.0, 240.0)
+    path = calibration_files.path_of("1", DEPTH)
+    calibration_files.write_intrinsics(path, lens, "1_depth", calibration_files.DepthGeometry(np.eye(4)))
+    assert main(command) == 2
     assert "driver simulated has registered depth only: add --registered" in capsys.readouterr().err
 
 
@@ -177,7 +225,8 @@ def test_hand_eye_from_driver_uses_camera_intrinsics(camera, tmp_path, monkeypat
         command += ["--parent", "tool0", "--base", "base_link", "--views", "8", "--keep", str(tmp_path / "kept")]
         assert main([*command, "--json", "--serial", camera.serial, *ARGUMENTS]) == 0
         assert json.loads(capsys.readouterr().out)["views"] == 8
-        assert main([*command, "--serial", "other", *ARGUMENTS]) == 1
+        other = ["--serial", "other", "--keep", str(tmp_path / "other")]
+        assert main([*command, *other, *ARGUMENTS]) == 1
         assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
     meters, degrees = pose_difference(calibration_files.load(camera.serial).mount.pose, arm.camera)
     assert meters < 0.002 and degrees < 0.1

@@ -1,19 +1,24 @@
 """`actrec calibrate depth | hand-eye | floor | points` on small folders of rendered images."""
 
 import json
+import threading
 
 import cv2
 import numpy as np
 import pytest
 
 from actrec import cli
+from actrec.cli.calibrate.lens import name_saved_views
 from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import DepthGeometry, quaternion
+from actrec.utils.errors import DeviceError
+from actrec_calibration import views as views_module
 from actrec_calibration.board import Board
 from actrec_calibration.poses import invert, pose_difference
 from tests.reference import calibration_views as simulated
-from tests.reference.board_rendering import render
+from tests.reference.board_rendering import render, sample_poses
 
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 WORDS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "0.045"]
@@ -88,7 +93,7 @@ def test_depth_unusable_folder_is_refused(views, tmp_path, capsys):
     for words, message in (
         ([], "name a folder of views or a camera"),
         ([views, "--driver", "simulated"], "one of them"),
-        (["--driver", "simulated"], "add --registered"),
+        (["--driver", "simulated"], "the extrinsics are unknown: calibrate with a FOLDER of raw depth first"),
         ([views, "--registered"], "are unknown"),
         ([tmp_path / "none"], "is no folder"),
         ([tmp_path], "no images in color/"),
@@ -121,6 +126,70 @@ def test_depth_corrected_twice_is_refused(views, capsys):
     assert status == 1 and "corrected already" in err
 
 
+def test_depth_damaged_file_is_replaced_with_overwrite_only(cameras, tmp_path, capsys):
+    path = cameras / "0123_depth.yaml"
+    path.write_text(f"depth_to_color: {{data: [1]}}\n{path.read_text()}")
+    command = ["calibrate", "depth", str(tmp_path), "--serial", "0123"]
+    assert cli.main(command) == 1
+    assert "with --overwrite and without --registered" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite"]) == 1
+    damaged, last = capsys.readouterr().err.splitlines()
+    assert damaged.startswith("not kept: ") and "0123_depth.yaml': depth_to_color is not a transform" in damaged
+    assert "no images in color/" in last, "the views are read"
+
+
+def test_depth_of_replayed_views_are_saved_and_calibrate_alike(cameras, tmp_path, monkeypatch, capsys):
+    """Registered depth of a recording, whose readings are 12 mm too small; each pose of the board lasts 0.5 s."""
+    monkeypatch.chdir(tmp_path)
+    lens, number = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), 0
+    for name in ("rgb", "depth"):
+        (tmp_path / "stream" / name).mkdir(parents=True)
+    for seed, pose in enumerate(sample_poses(BOARD, lens, 5, seed=5)):
+        image, depth = render(BOARD, lens, pose, blur=0.6, noise=2, seed=seed)
+        for _ in range(5):
+            _write(tmp_path / f"stream/rgb/{number:03d}.png", image[..., ::-1])
+            _write_depth(tmp_path / f"stream/depth/{number:03d}.png", depth - 0.012)
+            number += 1
+    path = cameras / "0123_depth.yaml"
+    calibration_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_color))
+    command = ["calibrate", "depth", "--registered", "--overwrite", "--serial", "0123", "--model", "bias", *WORDS]
+    source = ["--driver", "replay"]
+    for option in ("path=stream", "rate=0", "fps=10", "depth_scale=0.001", "intrinsics='525,523,322.3,237.1'"):
+        source += ["--driver-option", option]
+    assert cli.main([*command, *source, "--views", "2"]) == 1
+    error = capsys.readouterr().err
+    assert "2 views, saved in 'depth_0123'" in error and "actrec: " in error
+    assert cli.main([*command, *source, "--views", "5"]) == 0
+    assert "5 views, saved in 'depth_0123_2'" in capsys.readouterr().err
+    found = calibration_files.load("0123").geometry
+    assert found.bias == pytest.approx(0.012, abs=0.001) and (found.to_color == RIG.to_color).all()
+    assert cli.main([*command, "depth_0123_2"]) == 0
+    assert calibration_files.load("0123").geometry.bias == pytest.approx(found.bias, abs=2e-4)
+    assert len(list((tmp_path / "depth_0123/color").iterdir())) == 2, "an earlier run keeps its views"
+
+
+def test_collect_rgbd_camera_that_stops_leaves_saved_views(tmp_path):
+    lens = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1)
+    color, depth = render(BOARD, lens, sample_poses(BOARD, lens, 1, seed=5)[0], noise=2)
+
+    class Stopping:
+        stamps = iter(range(0, 500_000_000, 100_000_000))
+
+        def read(self, timeout_s):
+            if (stamp := next(self.stamps, None)) is None:
+                raise DeviceError("unplugged")
+            return RgbdFrame(stamp, color, depth.astype(np.float32), lens)
+
+    found = []
+    with pytest.raises(DeviceError, match=f"unplugged; the views so far are in '{tmp_path}': calibrate from that"):
+        with name_saved_views(found, tmp_path):
+            for view in views_module.collect_rgbd(Stopping(), "", BOARD, 5, threading.Event(), tmp_path, str):
+                found.append(view)
+    (saved,) = views_module.read_rgbd_folder(tmp_path, BOARD, (lens, lens))
+    np.testing.assert_allclose(saved.depth, found[0].depth, atol=6e-4)
+    np.testing.assert_array_equal(saved.color.pixels, found[0].color.pixels)
+
+
 def _write_arm_views(folder, mount):
     board, random, arm = Board.of(), np.random.default_rng(0), simulated.Arm.random(mount, 0)
     lines = ["image,x,y,z,qx,qy,qz,qw"]
@@ -138,12 +207,16 @@ def test_hand_eye_from_folder_writes_mount(tmp_path, capsys):
     images.mkdir()
     arm = _write_arm_views(images, "hand")
     words = ["hand-eye", images, "--poses", images / "poses.csv", "--serial", "0123", "--parent", "tool0"]
-    status, report, _ = _run(capsys, *words, "--mount", "hand", "--json")
+    status, report, printed = _run(capsys, *words, "--mount", "hand", "--json")
     mount = calibration_files.load("0123").mount
     meters, degrees = pose_difference(mount.pose, arm.camera)
     assert status == 0 and meters < 0.002 and degrees < 0.1
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
     assert report["views"] == 12 and report["camera_to_gripper"]["matrix"][3] == [0, 0, 0, 1]
+    options = dict(word.split() for word in printed.split("static_transform_publisher --")[1].split("--"))
+    assert (options.pop("frame-id"), options.pop("child-frame-id")) == ("tool0", "camera_color_optical_frame")
+    values = [float(options[name]) for name in ("x", "y", "z", "qx", "qy", "qz", "qw")]
+    np.testing.assert_allclose(values, [*mount.pose[:3, 3], *quaternion(mount.pose[:3, :3])], atol=1e-6)
     status, _, err = _run(capsys, *words, "--mount", "hand")
     assert status == 2 and "add --overwrite" in err
     status, _, err = _run(capsys, *words, "--mount", "base", "--overwrite")
@@ -200,6 +273,14 @@ def test_points_from_skeletons_writes_camera_file(data_root, capsys):
     )
     status, _, err = _run(capsys, "points", *files, "--part", "depth", "--serial", "ntu")
     assert status == 2 and "add --overwrite" in err
+    path, geometry = calibration_files.path_of("ntu", "depth"), DepthGeometry(RIG.to_color, 1.01, 0.002)
+    calibration_files.write_intrinsics(path, RIG.depth, "ntu_depth", geometry)
+    words = ["--part", "depth", "--pose", "fixed", "--serial", "ntu", "--overwrite"]
+    status, _, err = _run(capsys, "points", *files, *words)
+    kept = calibration_files.load("ntu")
+    assert status == 0 and "run actrec calibrate depth again" in err and kept.depth.fx == pytest.approx(data["fx"])
+    assert (kept.geometry.scale, kept.geometry.bias) == (1.01, 0.002)
+    np.testing.assert_allclose(kept.geometry.to_color, RIG.to_color)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +307,27 @@ def test_calibrate_impossible_number_exits_with_two(words, message, tmp_path, mo
     with pytest.raises(SystemExit) as stopped:  # argparse exits by this exception
         raise SystemExit(cli.main(f"calibrate {words.split()[0]} --serial 9 {extra} {words.partition(' ')[2]}".split()))
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("depth --driver realsense --unit 0.0001", "--unit cannot be used with --driver"),
+        ("depth --driver realsense --color-intrinsics a.yaml --depth-intrinsics b.yaml",
+         "--color-intrinsics, --depth-intrinsics cannot be used with --driver"),
+        ("depth views --views 20 --keep kept", "--views, --keep cannot be used with a FOLDER"),
+        ("floor --driver realsense --color-intrinsics a.yaml", "--color-intrinsics cannot be used with --driver"),
+        ("floor views --frames 5", "--frames cannot be used with a FOLDER"),
+        ("hand-eye --driver webcam --base base_link --poses poses.csv --unit mm --inverted",
+         "--poses, --unit, --inverted cannot be used live"),
+        ("hand-eye views --poses poses.csv --base base_link", "--base cannot be used with a FOLDER"),
+    ],
+)  # fmt: skip
+def test_calibrate_option_of_another_source_is_refused(words, message, capsys):
+    command, _, rest = words.partition(" ")
+    extra = {"floor": "--parent base_link --board-pose=1,0,0", "hand-eye": "--parent tool0 --mount hand"}
+    assert cli.main(f"calibrate {command} --serial 9 {extra.get(command, '')} {rest}".split()) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["depth", "hand-eye", "floor", "points"])

@@ -114,6 +114,30 @@ def test_hand_eye_rectified_topic_uses_camera_info(tmp_path, monkeypatch):
     assert meters < 0.002 and degrees < 0.1
 
 
+def test_hand_eye_camera_file_of_another_size_is_scaled_and_earlier_views_stay(tmp_path, monkeypatch):
+    robot = Robot(VIEWS)
+    calibration_files.write_intrinsics(tmp_path / "77_color.yaml", LENS.resized(1280, 960), "77_color")
+
+    def read_topic(timeout_s):
+        image = robot.read(timeout_s)
+        return image.stamp_ns, image.color, None
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lens, "open_topic", lambda topic, waiting: nullcontext(read_topic))
+    monkeypatch.setattr(rig, "open_poses", lambda base, gripper, waiting: nullcontext(robot.pose_at))
+    earlier = tmp_path / "hand_eye_77" / POSES_FILE
+    earlier.parent.mkdir()
+    earlier.write_text("of an earlier run")
+    command = ["calibrate", "hand-eye", "--mount", "hand", "--parent", "tool0", "--serial", "77", "--cameras", "."]
+    assert main([*command, "--topic", "camera/color/image_raw", "--base", "base_link"]) == 0
+    found = calibration_files.load("77", tmp_path).mount.pose
+    meters, degrees = pose_difference(found, robot.arm.camera)
+    assert meters < 0.002 and degrees < 0.1
+    assert earlier.read_text() == "of an earlier run"
+    assert main([*command, "hand_eye_77_2", "--poses", f"hand_eye_77_2/{POSES_FILE}", "--overwrite"]) == 0
+    assert pose_difference(calibration_files.load("77", tmp_path).mount.pose, found) == pytest.approx((0, 0), abs=1e-6)
+
+
 def test_collector_known_pose_takes_no_view(tmp_path):
     robot = Robot(3)
     robot.board_poses[2], robot.images[2] = robot.board_poses[0], robot.images[0]
@@ -157,8 +181,10 @@ def test_collect_unknown_robot_pose_is_shown_then_refused(tmp_path, capsys):
 
 def test_collector_wrong_size_or_unwritable_folder_is_refused(tmp_path):
     other_size = Intrinsics(1280, 720, 900.0, 900.0, 640.0, 360.0)
-    with pytest.raises(InputError, match="the image is 640×480 and its intrinsics are of 1280×720"):
+    with pytest.raises(InputError, match="is for 1280×720 images and these are 640×480, of another aspect ratio"):
         collect(Robot(1), tmp_path, known=other_size)
+    with pytest.raises(InputError, match="the image is 640×480 and its intrinsics are of 1280×720"):
+        collect(Robot(1, intrinsics=other_size), tmp_path, known=None)
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write"):
         collect(Robot(1), tmp_path / "file")

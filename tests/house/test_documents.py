@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.documents import documents
+from tests.documents import blocks, documents
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_WORDS = 18_000
@@ -29,6 +29,16 @@ def anchors(text: str) -> set[str]:
 def test_documents_are_short() -> None:
     counted = {name: words(text) for name, text in documents().items() if not name.startswith(NOT_COUNTED)}
     assert sum(counted.values()) <= MOST_WORDS, sorted(counted.items(), key=lambda item: -item[1])
+
+
+def test_brackets_in_shell_blocks_are_quoted() -> None:
+    """zsh takes an unquoted bracket for a pattern of file names, and refuses the command."""
+    wrong = []
+    for name, text in documents().items():
+        for line in "".join(blocks(text, "bash")).splitlines() if name != "CHANGELOG.md" else ():
+            if re.search(r"\w=?\[", re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", line)):
+                wrong.append(f"{name}: {line}")
+    assert wrong == []
 
 
 def test_relative_links_and_anchors_exist() -> None:

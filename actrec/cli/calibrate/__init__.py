@@ -1,6 +1,10 @@
 """`actrec calibrate`: calibrate a camera's lens, its depth, and its pose on the robot."""
 
 import argparse
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from actrec.cli.calibrate import lens, rig
 from actrec.utils.errors import ConfigError
@@ -26,5 +30,22 @@ def run(args: argparse.Namespace) -> int:
     """Run the selected calibration."""
     if args.run is None:
         raise ConfigError("name a calibration: board, intrinsics, check, … (see: actrec calibrate --help)")
-    status: int = args.run(args)
+    with _search_in(getattr(args, "cameras", None)):
+        status: int = args.run(args)
     return status
+
+
+@contextlib.contextmanager
+def _search_in(folder: Path | None) -> Iterator[None]:
+    """Let this command and the driver that it opens find the cameras' files in the folder of `--cameras`."""
+    variable = "ACTREC_CAMERAS"
+    before = os.environ.get(variable)
+    if folder is not None:
+        os.environ[variable] = str(folder)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[variable] = before
+        elif folder is not None:
+            del os.environ[variable]

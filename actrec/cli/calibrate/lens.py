@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -22,9 +22,11 @@ from actrec import cameras
 from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, waiting
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
-from actrec.utils.calibration_files import COLOR, DEPTH, check_writable, from_yaml, path_of
+from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry, check_writable, from_yaml, path_of
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.waiting import Waiting
+
+_T = TypeVar("_T")
 
 PREVIEW_PERIOD_S = 0.5
 PINHOLE = ("fx", "fy", "cx", "cy")
@@ -128,24 +130,22 @@ def run_intrinsics(args: argparse.Namespace) -> int:
     intrinsics, quality = load("intrinsics"), load("quality")
     board, limits = board_of(args), settings(args, intrinsics.IntrinsicsConfig)
     serial = _serial(args)
-    path = path_of(serial, args.part, args.cameras)
+    path = path_of(serial, args.part)
     refuse_existing(path, args.overwrite)
+    geometry = _kept_geometry(args, path)
     folder = _report_folder(args, serial)
-    views, load_image = _collect(args, board, folder / "images", quality.CoverageConfig())
+    views, load_image = _collect(args, board, folder, quality.CoverageConfig(), use_files=False)
     result = intrinsics.calibrate(board, views, limits, log)
     covered = quality.coverage(board, result.views, camera=result.camera)
     quality.write_report(folder, board, result, covered, load_image)
     figures = {"file": str(path), "report": str(folder), **quality.intrinsics_figures(board, result, covered)}
-    geometry = calibration_files.load(serial, path.parent).geometry if args.part == DEPTH and path.is_file() else None
     sigma = ", ".join(f"{name} {figures['standard_deviations'][name]:.2f}" for name in PINHOLE)
     note = (
         f"actrec calibrate intrinsics, {datetime.date.today().isoformat()}: {len(result.views)} views of a "
         f"{board.describe()}\n"
         f"RMS {result.rms:.3f} px, held out {result.held_out_rms:.3f} px; standard deviations: {sigma} px"
     )
-    calibration_files.write_intrinsics(path, result.camera, f"{serial}_{args.part}", geometry, note)
-    if geometry is not None:
-        log("the depth camera's extrinsics were calibrated with its previous lens: run actrec calibrate depth again")
+    _write_lens(path, result.camera, geometry, note)
     if args.json:
         print(json.dumps(figures))
     else:
@@ -157,13 +157,13 @@ def run_check(args: argparse.Namespace) -> int:
     """Collect a few views and compare them with the stored calibration."""
     quality = load("quality")
     board, limits = board_of(args), settings(args, quality.CheckConfig)
-    path = Path(args.against).expanduser() if args.against else path_of(_serial(args), args.part, args.cameras)
+    path = Path(args.against).expanduser() if args.against else path_of(_serial(args), args.part)
     if not args.against and not path.is_file():
         raise InputError(f"there is no calibration '{path}' to check: run actrec calibrate intrinsics first")
     stored = from_yaml(path)
     folder = _report_folder(args, path.stem if args.against else _serial(args))
     required = quality.CoverageConfig(views=10, filled=0.3, tilted=1, near=0.4, zoom=1.2)
-    views, _ = _collect(args, board, folder / "images", required)
+    views, _ = _collect(args, board, folder, required)
     result = quality.check(board, views, stored, limits)
     before, after = ({name: getattr(lens, name) for name in PINHOLE} for lens in (result.stored, result.refitted))
     if args.json:
@@ -187,6 +187,7 @@ def run_check(args: argparse.Namespace) -> int:
 def run_points(args: argparse.Namespace) -> int:
     """Estimate the intrinsics and write them."""
     path = target(args, args.part)
+    geometry = _kept_geometry(args, path)
     points, pixels, size = load("views").read_points([Path(file) for file in args.files], args.part, args.size)
     result = load("poses").calibrate_from_points(points, pixels, size, args.pose)
     figures = {
@@ -197,10 +198,20 @@ def run_points(args: argparse.Namespace) -> int:
         "points": f"{result.used} of {result.given}",
         "points_to_camera": pose_figures(result.pose),
     }
-    name = f"{args.serial}_{args.part}"
-    calibration_files.write_intrinsics(path, result.camera, name, note=note_of("points", figures))
+    _write_lens(path, result.camera, geometry, note_of("points", figures))
     print_figures(args, figures)
     return 0
+
+
+def _kept_geometry(args: argparse.Namespace, path: Path) -> DepthGeometry | None:
+    """Return the pose and correction in the depth camera's file, which a new lens does not replace."""
+    return kept(path, calibration_files.read_geometry) if args.part == DEPTH else None
+
+
+def _write_lens(path: Path, camera: Any, geometry: DepthGeometry | None, note: str) -> None:
+    calibration_files.write_intrinsics(path, camera, path.stem, geometry, note)
+    if geometry is not None:
+        log("the depth camera's extrinsics were calibrated with its previous lens: run actrec calibrate depth again")
 
 
 def _serial(args: argparse.Namespace) -> str:
@@ -218,11 +229,11 @@ def _report_folder(args: argparse.Namespace, serial: str) -> Path:
 
 
 def _collect(
-    args: argparse.Namespace, board: Any, folder: Path, required: Any
+    args: argparse.Namespace, board: Any, report: Path, required: Any, use_files: bool = True
 ) -> tuple[list[Any], Callable[[str], np.ndarray]]:
-    """Collect views from the source of the options; live, until `required` is met, with their images in a folder.
+    """Collect views from the source of the options; live, until `required` is met, with their images in the report.
 
-    Returns the views, and a function that loads the image of a view by its name.
+    `use_files` is as in `driver_settings`. Returns the views, and a function that loads a view's image by its name.
     """
     if args.driver and args.part == DEPTH and driver_accepts(args.driver, "register"):
         raise ConfigError(
@@ -241,15 +252,17 @@ def _collect(
         found = [view for path in images if (view := views.view_of(board, views.read_image(path))) is not None]
         log(f"the board is in {len(found)} of {len(paths)} images")
         return found, lambda name: views.read_image(paths[name]).color
+    folder = views.new_folder(report / "images")
     collector = views.ViewCollector(board, required)
     guide = _Guide(collector, folder, Path(args.preview).expanduser() if args.preview else None)
-    with interruptible() as stopped, open_live(args, stopped) as read:
+    with interruptible() as stopped, open_live(args, stopped, use_files) as read:
         log("Hold the board still for a moment at each requested place; Ctrl-C ends it.")
         with name_saved_views(collector.views, folder):
             views.collect_views(read, collector, stopped, guide.on_image)
     if sys.stderr.isatty():
         log("")
-    log(f"the board is in {len(collector.views)} of {guide.images} images")
+    saved = f", saved in '{folder}'" if collector.views else ""
+    log(f"{len(collector.views)} views in {guide.images} images{saved}")
     return collector.views, lambda name: views.read_image(folder / f"{name}.png").color
 
 
@@ -341,11 +354,13 @@ def add_live(parser: argparse.ArgumentParser) -> None:
     add_driver(group, "camera driver of actrec, without a ROS graph")
 
 
-def open_live(args: argparse.Namespace, stopped: threading.Event) -> contextlib.AbstractContextManager[Any]:
-    """Open the live source of the options."""
+def open_live(
+    args: argparse.Namespace, stopped: threading.Event, use_files: bool = True
+) -> contextlib.AbstractContextManager[Any]:
+    """Open the live source of the options; `use_files` is as in `driver_settings`."""
     views = load("views")
     if args.driver:
-        return views.open_driver(args.driver, driver_options(args))
+        return views.open_driver(args.driver, driver_settings(args, use_files))
     return views.open_topic(open_topic(args.topic, waiting(args, stopped)))
 
 
@@ -359,15 +374,33 @@ def driver_accepts(driver: str, setting: str) -> bool:
     return setting in {field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)}
 
 
-def select_source(args: argparse.Namespace) -> None:
-    """Raise ConfigError unless one source is given; pass `--serial` to a driver that selects cameras by it."""
+def driver_settings(args: argparse.Namespace, use_files: bool = True) -> dict[str, Any]:
+    """Return the settings of `--driver`, with `--serial` if the driver has such a setting.
+
+    Without `use_files` the driver ignores the camera's files: the one to replace may be damaged, or may not fit the
+    images. Raise ConfigError if the images are not raw then.
+    """
     options = driver_options(args)
+    if args.serial and driver_accepts(args.driver, "serial"):
+        options.setdefault("serial", args.serial)
+    if use_files:
+        return options
+    if options.get("rectify"):
+        raise ConfigError("the lens of raw images is calibrated: omit the driver option 'rectify'")
+    if driver_accepts(args.driver, "calibration"):
+        options["calibration"] = "factory"
+    else:
+        options.pop("serial", None)  # a webcam's, by which it only finds its files
+    return options
+
+
+def select_source(args: argparse.Namespace) -> None:
+    """Raise ConfigError unless one source is given."""
+    driver_options(args)
     given = [name for name in ("folder", "topic", "driver") if getattr(args, name)]
     if len(given) != 1:
         problem = "give one" if not given else f"{' and '.join(given)} are given, give one"
         raise ConfigError(f"{problem} of: a FOLDER of images, --topic, --driver")
-    if args.driver and args.serial and "serial" not in options and driver_accepts(args.driver, "serial"):
-        args.driver_option = [*args.driver_option, f"serial={args.serial}"]
 
 
 @contextlib.contextmanager
@@ -397,7 +430,7 @@ def add_cameras(parser: argparse.ArgumentParser) -> None:
 
 def target(args: argparse.Namespace, part: str) -> Path:
     """Return the file of a part of the camera; raise ConfigError if it exists and `--overwrite` is missing."""
-    path = path_of(args.serial, part, args.cameras)
+    path = path_of(args.serial, part)
     refuse_existing(path, args.overwrite)
     return path
 
@@ -407,6 +440,15 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise ConfigError(f"'{path}' exists already: add --overwrite to replace it")
     check_writable(path)
+
+
+def kept(path: Path, read: Callable[[Path], _T]) -> _T | None:
+    """Return what `read` returns for a file that is replaced; None, with a line to stderr, if the file is damaged."""
+    try:
+        return read(path) if path.is_file() else None
+    except InputError as error:
+        log(f"not kept: {error}")
+        return None
 
 
 def log(text: str) -> None:

@@ -3,30 +3,48 @@
 import argparse
 import contextlib
 import importlib
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible, numbers, waiting
+from actrec import cameras
+from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible, numbers, refuse_unused, waiting
 from actrec.cli.calibrate import lens
 from actrec.cli.calibrate.lens import load, log
 from actrec.perception.floor_plane import Readings, find_floor
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount, rectified
+from actrec.utils.calibration_files import (
+    COLOR,
+    DEPTH,
+    MOUNT,
+    CameraFiles,
+    DepthGeometry,
+    Mount,
+    quaternion,
+    read_geometry,
+    rectified,
+    scale_to_size,
+)
 from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.gravity import angles_from_up
 from actrec.utils.waiting import Waiting
 
 OPTICAL_FRAME = "camera_color_optical_frame"
 RAW_FIRST = "calibrate with raw depth first, without --registered"
+UNIT_M = 0.001
+VIEWS, FRAMES = 20, 10
 
 _DEPTH = """\
 FOLDER contains color/, depth/ (16-bit PNG, mm, 0 if missing) and, if the depth camera has them, ir/; images that belong
 together have the same number, the last one in their names. Show the board near and far, tilted about two axes, 25 times
 or more: with 15, depth of a stereo camera alone leaves an error of up to 0.14°.
+
+Live, a view is taken whenever the board is held still in a new pose. The views are saved, in a folder that can be used
+as FOLDER. There, color.yaml and depth.yaml are the intrinsics, before the camera's files.
 
 Example:
   actrec calibrate depth views --serial 0123 --columns 10 --rows 7 --square 0.06 --marker 0.045
@@ -78,17 +96,20 @@ def _add_rgbd(parser: argparse.ArgumentParser, counted: str, number: int) -> Non
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
     add_driver(parser, f"take the {counted} from this running camera")
     number_help = f"{counted} from the driver (default: {number})"
-    parser.add_argument(f"--{counted}", type=count, default=number, help=number_help)
-    parser.add_argument("--unit", type=amount, default=0.001, metavar="M", help="m per step of the depth images")
+    parser.add_argument(f"--{counted}", type=count, metavar="N", help=number_help)
+    unit = f"m per step of the depth images (default: {UNIT_M:g})"
+    parser.add_argument("--unit", type=amount, metavar="M", help=unit)
     parser.add_argument("--color-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
     parser.add_argument("--registered", action="store_true", help="depth is registered to color")
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the driver's settings; raise ConfigError unless one source is given."""
+def _check_source(args: argparse.Namespace, of_driver: str, of_folder: str) -> None:
+    """Raise ConfigError unless one source is given, without the options of the other one."""
     if bool(args.images) == bool(args.driver):
         raise ConfigError("name a folder of views or a camera with --driver: one of them")
-    return driver_options(args)
+    driver_options(args)
+    unused, where = (of_folder, "with --driver") if args.driver else (of_driver, "with a FOLDER")
+    refuse_unused(args, unused, where)
 
 
 def _check_serial(camera: CameraFiles, serial: str) -> None:
@@ -98,7 +119,7 @@ def _check_serial(camera: CameraFiles, serial: str) -> None:
 
 def _intrinsics(args: argparse.Namespace, given: Path | None, part: str, option: str) -> Intrinsics:
     """Read the given intrinsics file, or the camera's own; raise InputError if there is none."""
-    path = given or calibration_files.path_of(args.serial, part, args.cameras)
+    path = given or calibration_files.path_of(args.serial, part)
     if given is None and not path.is_file():
         raise InputError(f"no intrinsics '{path}': run actrec calibrate intrinsics first, or name a file with {option}")
     return calibration_files.from_yaml(path)
@@ -108,7 +129,9 @@ def _intrinsics(args: argparse.Namespace, given: Path | None, part: str, option:
 
 
 def _add_depth(parser: argparse.ArgumentParser) -> None:
-    _add_rgbd(parser, "views", 20)
+    _add_rgbd(parser, "views", VIEWS)
+    keep = "for views from the driver (default: depth_SERIAL)"
+    parser.add_argument("--keep", type=Path, metavar="DIR", help=keep)
     models = load("depth").MODELS
     parser.add_argument("--model", choices=models, default="scale", help="correction: scale and bias, bias, or none")
     parser.add_argument("--depth-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_depth.yaml)")
@@ -118,14 +141,16 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
 
 def run_depth(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_depth.yaml."""
-    options = _options(args)
-    if args.driver and not args.registered:
-        if not lens.driver_accepts(args.driver, "register"):
-            raise ConfigError(f"driver {args.driver} has registered depth only: add --registered")
-        options["register"] = False
-    board, path = lens.board_of(args), calibration_files.path_of(args.serial, DEPTH, args.cameras)
-    known = calibration_files.load(args.serial, args.cameras)
-    if known.geometry is not None or args.depth_intrinsics or args.driver:
+    _check_source(args, "views keep", "color_intrinsics depth_intrinsics unit")
+    board, path = lens.board_of(args), calibration_files.path_of(args.serial, DEPTH)
+    known = _known(args, path)
+    if args.driver and not lens.driver_accepts(args.driver, "register"):
+        only = f"driver {args.driver} has registered depth only"
+        if known.geometry is None:
+            raise ConfigError(f"{only}, and the extrinsics are unknown: calibrate with a FOLDER of raw depth first")
+        if not args.registered:
+            raise ConfigError(f"{only}: add --registered")
+    if args.driver or known.geometry is not None or _lens_file(args, DEPTH) is not None:
         lens.refuse_existing(path, args.overwrite)
     if args.registered and known.geometry is not None and (known.geometry.scale, known.geometry.bias) != (1.0, 0.0):
         raise InputError(
@@ -133,7 +158,7 @@ def run_depth(args: argparse.Namespace) -> int:
             "0, and take the views again"
         )
     read = _depth_from_driver if args.driver else _depth_from_folder
-    known, pair, views = read(args, options, board, known)
+    known, pair, views = read(args, board, known)
     result = load("depth").calibrate(board, views, pair, args.model)
     geometry = result.geometry
     if args.registered:
@@ -159,35 +184,83 @@ def run_depth(args: argparse.Namespace) -> int:
     return 0
 
 
-def _depth_from_driver(
-    args: argparse.Namespace, options: dict[str, Any], board: Any, known: CameraFiles
-) -> tuple[CameraFiles, Any, list[Any]]:
-    """Collect views of a running camera; its own calibration replaces missing files."""
-    with interruptible() as stopped:
-        camera, views = load("views").collect_rgbd(args.driver, options, board, args.views, stopped, log)
-    _check_serial(camera, args.serial)
-    if known.geometry is None or known.depth is None:
-        known = camera
-    _check_extrinsics_known(known, RAW_FIRST)
-    assert camera.color is not None and camera.depth is not None and camera.geometry is not None
-    pair = load("depth").CameraPair
-    if args.registered:
-        return known, pair(camera.color, camera.color, np.eye(4)), views
-    cameras = pair(camera.color, camera.depth, None, camera.geometry.to_color)
-    return replace(known, depth=camera.depth), cameras, views
+def _known(args: argparse.Namespace, path: Path) -> CameraFiles:
+    """Return the lenses and the geometry by the camera's files, and by the views' own files.
+
+    New extrinsics replace the depth file `path`: a part of it that is damaged is None then.
+    """
+    if args.overwrite and not args.registered:
+        color = calibration_files.load(args.serial, parts=(COLOR,)).color
+        depth, geometry = lens.kept(path, calibration_files.from_yaml), lens.kept(path, read_geometry)
+        known = CameraFiles(args.serial, color, depth, geometry)
+    else:
+        known = calibration_files.load(args.serial, parts=(COLOR, DEPTH))
+    file = _lens_file(args, DEPTH)
+    return replace(known, geometry=(read_geometry(file) if file else None) or known.geometry)
 
 
-def _depth_from_folder(
-    args: argparse.Namespace, _: dict[str, Any], board: Any, known: CameraFiles
-) -> tuple[CameraFiles, Any, list[Any]]:
-    depth = _intrinsics(args, args.depth_intrinsics, DEPTH, "--depth-intrinsics")
-    color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
+def _lens_file(args: argparse.Namespace, part: str) -> Path | None:
+    """Return the intrinsics file of an option, or beside saved views; None if the camera's own is used."""
+    given: Path | None = getattr(args, f"{part}_intrinsics")
+    saved = Path(args.images).expanduser() / f"{part}.yaml" if args.images else None
+    return given or (saved if saved and saved.is_file() else None)
+
+
+def _depth_from_driver(args: argparse.Namespace, board: Any, known: CameraFiles) -> tuple[CameraFiles, Any, list[Any]]:
+    """Collect and save views of a running camera; its own calibration replaces missing files."""
+    module, found = load("views"), list[Any]()
+    folder = module.new_folder(Path(f"depth_{args.serial}"), args.keep)
+    if driver_options(args).get("calibration") == "factory":
+        known = CameraFiles(args.serial)
+    options = lens.driver_settings(args, use_files=args.registered)
+    if not args.registered:
+        options["register"] = False
+    with interruptible() as stopped, cameras.create(args.driver, **options) as camera:
+        own = camera.calibration()
+        _check_serial(own, args.serial)
+        known, pair = (_registered_pair if args.registered else _raw_pair)(known, own)
+        assert known.depth is not None
+        with lens.name_saved_views(found, folder):
+            for view in module.collect_rgbd(camera, args.driver, board, args.views or VIEWS, stopped, folder, log):
+                if not found:
+                    write = calibration_files.write_intrinsics
+                    write(folder / "color.yaml", pair.color, f"{args.serial}_color")
+                    write(folder / "depth.yaml", known.depth, f"{args.serial}_depth", known.geometry)
+                found.append(view)
+    log(f"{len(found)} views, saved in '{folder}'" if found else "no views")
+    return known, pair, found
+
+
+def _registered_pair(known: CameraFiles, own: CameraFiles) -> tuple[CameraFiles, Any]:
+    """Return the files, or a running camera's own calibration, and its cameras if it registers depth."""
+    known = own if known.geometry is None or known.depth is None else known
+    return known, load("depth").CameraPair(own.color, own.color, np.eye(4))
+
+
+def _raw_pair(known: CameraFiles, own: CameraFiles) -> tuple[CameraFiles, Any]:
+    """Return the calibration at the size of a running camera's raw images, by its files or its own, and its cameras."""
+    assert own.color is not None and own.depth is not None and own.geometry is not None
+    color, depth, geometry = own.color, own.depth, known.geometry or own.geometry
+    if known.color is not None:
+        color = scale_to_size(known.color, color.width, color.height)
+    if known.depth is not None:
+        try:
+            depth = scale_to_size(known.depth, depth.width, depth.height)
+        except InputError as error:  # it is replaced
+            log(f"not kept: the depth camera's lens: {error}")
+    known = replace(known, color=color, depth=depth, geometry=geometry)
+    return known, load("depth").CameraPair(color, depth, None, geometry.to_color)
+
+
+def _depth_from_folder(args: argparse.Namespace, board: Any, known: CameraFiles) -> tuple[CameraFiles, Any, list[Any]]:
+    depth = _intrinsics(args, _lens_file(args, DEPTH), DEPTH, "--depth-intrinsics")
+    color = _intrinsics(args, _lens_file(args, COLOR), COLOR, "--color-intrinsics")
     known, pair, read = replace(known, depth=depth), load("depth").CameraPair, load("views").read_rgbd_folder
     if args.registered:
         _check_extrinsics_known(known, RAW_FIRST)
-        return known, pair(color, color, np.eye(4)), read(args.images, board, (color, color), args.unit)
+        return known, pair(color, color, np.eye(4)), read(args.images, board, (color, color), args.unit or UNIT_M)
     initial = None if known.geometry is None else known.geometry.to_color
-    return known, pair(color, depth, None, initial), read(args.images, board, (color, depth), args.unit)
+    return known, pair(color, depth, None, initial), read(args.images, board, (color, depth), args.unit or UNIT_M)
 
 
 def _check_extrinsics_known(known: CameraFiles, remedy: str) -> None:
@@ -199,6 +272,13 @@ def _write_mount(args: argparse.Namespace, command: str, pose: np.ndarray, figur
     mount = Mount(args.parent, args.child, pose, moving=getattr(args, "mount", "") == "hand")
     calibration_files.write_mount(Path(figures["file"]), mount, lens.note_of(command, figures))
     lens.print_figures(args, figures)
+    values = [f"{value:.6f}" for value in (*pose[:3, 3], *quaternion(pose[:3, :3]))]
+    options = dict(zip(("x", "y", "z", "qx", "qy", "qz", "qw"), values, strict=True))
+    options |= {"frame-id": shlex.quote(args.parent), "child-frame-id": shlex.quote(args.child)}
+    log(
+        f"camera_node publishes this pose; beside a vendor's node, which must not publish '{args.child}' itself, run: "
+        f"ros2 run tf2_ros static_transform_publisher {' '.join(f'--{key} {options[key]}' for key in options)}"
+    )
     return 0
 
 
@@ -219,7 +299,7 @@ def _add_hand_eye(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot-deg", type=amount, default=noise.degrees, help=orientation)
     files = parser.add_argument_group("poses of a folder")
     files.add_argument("--poses", metavar="FILE", help="the robot's pose at each image, see below")
-    files.add_argument("--unit", choices=tuple(hand_eye.UNITS), default="m", help="of the poses' translations")
+    files.add_argument("--unit", choices=tuple(hand_eye.UNITS), help="of the poses' translations (default: m)")
     files.add_argument("--inverted", action="store_true", help="the file contains base → gripper")
     lens.add_live(parser)
     frames = parser.add_argument_group("live poses, from TF")
@@ -235,6 +315,10 @@ def run_hand_eye(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_mount.yaml."""
     hand_eye = load("hand_eye")
     lens.select_source(args)
+    if args.folder:
+        refuse_unused(args, "base gripper keep views turned shifted wait", "with a FOLDER")
+    else:
+        refuse_unused(args, "poses unit inverted", "live, where the robot's poses come from TF")
     board, path = lens.board_of(args), lens.target(args, MOUNT)
     if board.ambiguous:
         raise InputError("this chessboard looks the same after half a turn: use a ChArUco board for hand-eye")
@@ -256,9 +340,10 @@ def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[An
     hand_eye = load("hand_eye")
     if not args.poses:
         raise ConfigError("a folder of images needs the robot's poses: name their file with --poses")
-    camera = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
-    folder, poses = Path(args.folder), Path(args.poses)
-    views, without_pose = hand_eye.read_folder(folder, poses, board, camera, args.unit, args.inverted)
+    folder, poses, module = Path(args.folder), Path(args.poses), load("views")
+    height, width = module.read_image(module.list_images(folder)[0]).color.shape[:2]
+    camera = scale_to_size(_intrinsics(args, args.intrinsics, COLOR, "--intrinsics"), width, height)
+    views, without_pose = hand_eye.read_folder(folder, poses, board, camera, args.unit or "m", args.inverted)
     if without_pose:
         log(f"images without a pose in '{args.poses}': {', '.join(without_pose)}")
     return views, camera
@@ -271,9 +356,9 @@ def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Int
     # A driver loads the camera's file itself. The file is of raw images: for rectified ones only camera_info is right.
     known = None
     raw_topic = args.topic and not rectified(args.topic)
-    if args.intrinsics or (raw_topic and calibration_files.path_of(args.serial, COLOR, args.cameras).is_file()):
+    if args.intrinsics or (raw_topic and calibration_files.path_of(args.serial, COLOR).is_file()):
         known = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
-    folder = args.keep or Path(f"hand_eye_{args.serial}")
+    folder = load("views").new_folder(Path(f"hand_eye_{args.serial}"), args.keep)
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(interruptible())
         pose_at = stack.enter_context(open_poses(base, gripper, waiting(args, stopped)))
@@ -308,7 +393,7 @@ def _frames(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _add_floor(parser: argparse.ArgumentParser) -> None:
-    _add_rgbd(parser, "frames", 10)
+    _add_rgbd(parser, "frames", FRAMES)
     height = "of the base frame above the floor"
     parser.add_argument(
         "--board-pose", required=True, type=numbers(3), metavar="X,Y,YAW", help="of the board, see below"
@@ -327,19 +412,20 @@ def run_floor(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_mount.yaml."""
     floor = load("floor")
     board, path = lens.board_of(args), lens.target(args, MOUNT)
-    options = _options(args)
+    _check_source(args, "frames", "color_intrinsics unit")
+    options = lens.driver_settings(args) if args.driver else {}
     if options.get("register") is False:
         raise ConfigError("the floor is detected in registered depth: omit the driver option 'register'")
     placed = floor.FloorBoard(*args.board_pose, thickness=args.thickness)
     if not any(args.up):
         raise ConfigError("--up is 0,0,0, which is no direction: use 0,-1,0 for an upright camera")
     if args.driver:
-        camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames)
+        camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames or FRAMES)
         _check_serial(camera, args.serial)
         color, depth, geometry = camera.color, camera.color, DepthGeometry(np.eye(4))
     else:
         color, depth, geometry = _floor_cameras(args)
-        frames = load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)
+        frames = load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit or UNIT_M)
     readings = (Readings.of(geometry.scale * frame.depth + geometry.bias, depth) for frame in frames)
     planes = [find_floor(each, args.up) for each in readings]
     views = [(frame.color, plane) for frame, plane in zip(frames, planes, strict=True)]
@@ -364,7 +450,7 @@ def _floor_cameras(args: argparse.Namespace) -> tuple[Intrinsics, Intrinsics, De
     color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
     if args.registered:
         return color, color, DepthGeometry(np.eye(4))
-    known = calibration_files.load(args.serial, args.cameras)
+    known = calibration_files.load(args.serial, parts=(COLOR, DEPTH))
     _check_extrinsics_known(known, "run actrec calibrate depth first, or add --registered for registered depth")
     assert known.depth is not None and known.geometry is not None
     return color, known.depth, known.geometry

@@ -338,6 +338,9 @@ def test_open_uses_calibration_files(device, caplog):
     with RealSenseCamera(calibration="factory") as camera:
         device.send(color, misread)
         assert np.nanmedian(np.abs(camera.read().depth - exact)) > 0.02
+    calibration_files.path_of(serial, "mount").write_text("parent_frame: base\n")  # damaged, and not of the lenses
+    with RealSenseCamera() as camera:
+        assert camera.calibration().geometry.scale == 1.02
     calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), COLOR.resized(640, 360), serial)
     with pytest.raises(InputError, match="of another aspect ratio: calibrate at this size"):
         RealSenseCamera().open()

@@ -1,6 +1,9 @@
 """Calibration files of cameras: ROS format, scaling, errors, search by serial number."""
 
+import importlib.util
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,36 @@ def test_path_of_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert calibration_files.path_of("C", COLOR).parent == home, "found in the second"
     monkeypatch.setattr(calibration_files, "_CHECKOUT_FOLDER", tmp_path / "none")
     assert calibration_files.search_folders() == [home]
+
+
+def test_search_folders_of_a_copy_in_the_workspace_are_the_checkouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line runs from the checkout, a launched graph from colcon's copy in `ros2_ws/install`."""
+    monkeypatch.delenv("ACTREC_CAMERAS")
+    for folder in ("calibration/actrec_calibration", "calibration/cameras"):
+        (tmp_path / "checkout" / folder).mkdir(parents=True)
+    packages = "install/actrec/lib/python3.12/site-packages/actrec/utils"
+    for place, expected in (("checkout/actrec/utils", 2), (f"checkout/ros2_ws/{packages}", 2), (packages, 1)):
+        file = tmp_path / place / "calibration_files.py"
+        file.parent.mkdir(parents=True)
+        shutil.copy(calibration_files.__file__, file)
+        spec = importlib.util.spec_from_file_location("copied_calibration_files", file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        found = module.search_folders()
+        assert len(found) == expected
+        assert (found[0] == tmp_path / "checkout/calibration/cameras") == (expected == 2)
+
+
+def test_load_of_some_parts_does_not_read_the_others(folder: Path) -> None:
+    calibration_files.write_intrinsics(calibration_files.path_of("F", COLOR), LENS, "F")
+    (folder / "F_mount.yaml").write_text("parent_frame: base\n")
+    assert calibration_files.load("F", parts=(COLOR, DEPTH)).color == LENS
+    with pytest.raises(InputError, match="F_mount.yaml.*by hand-eye or floor with --overwrite"):
+        calibration_files.load("F", parts=(MOUNT,))
 
 
 @pytest.mark.parametrize("serial", ["", "../x", "a/b", "a b"])
