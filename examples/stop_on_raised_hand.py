@@ -8,15 +8,25 @@ This is a comfort, no safety function: it depends on a camera and a network. Fro
 Usage: python examples/stop_on_raised_hand.py    (Ctrl-C ends it)
 """
 
+from typing import Any
+
 import rclpy
 from action_msgs.srv import CancelGoal
 from actrec_msgs.msg import ActionEvent
 from geometry_msgs.msg import Twist
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.qos import LivelinessPolicy, QoSProfile
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ModuleNotFoundError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 LABELS = ("raise hand", "stop")
 HOLD_S = 1.0
+LEASE_S = 2.0  # a recognizer that is silent for longer has ended; it promises a sign of life each second
 PERIOD_S = 0.1  # of zero velocities
 
 
@@ -31,7 +41,11 @@ class StopOnRaisedHand(Node):
         self.velocity = self.create_publisher(Twist, "cmd_vel", 10)
         # The cancel service of Nav2's action, so that nav2_msgs is not needed.
         self.cancel = self.create_client(CancelGoal, "navigate_to_pose/_action/cancel_goal")
-        self.create_subscription(ActionEvent, "action_events", self.on_event, 10)
+        lease = QoSProfile(
+            depth=10, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=LEASE_S)
+        )
+        callbacks = SubscriptionEventCallbacks(liveliness=self.on_liveliness)
+        self.create_subscription(ActionEvent, "action_events", self.on_event, lease, event_callbacks=callbacks)
         self.create_subscription(Twist, "cmd_vel_in", self.on_velocity, 10)
         self.create_timer(PERIOD_S, self.hold)
 
@@ -61,11 +75,14 @@ class StopOnRaisedHand(Node):
         if not self.is_stopped:
             self.velocity.publish(velocity)
 
-    def hold(self) -> None:
-        """Keep the robot still, and release it when all hands have been down for long enough."""
-        if self.raised and not self.count_publishers("action_events"):  # the recognizer has ended without their ends
+    def on_liveliness(self, event: Any) -> None:
+        """Take hands as down if the recognizer has ended, or does not answer: the ends of its events are lost."""
+        if self.raised and event.alive_count_change < 0:
             self.raised.clear()
             self.lowered_at = self.now()
+
+    def hold(self) -> None:
+        """Keep the robot still, and release it when all hands have been down for long enough."""
         if self.is_stopped and not self.raised and self.now() - self.lowered_at > HOLD_S:
             self.is_stopped = False
             self.get_logger().info("all hands are down, the robot may move")

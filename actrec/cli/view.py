@@ -68,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     options = driver_options(args)
     if args.driver and args.ros_args:
         raise ConfigError("--ros-args: not used with --driver; drop one of them")
+    if args.driver and (args.hands_and_face or args.wait is not None):
+        option = "--hands-and-face" if args.hands_and_face else "--wait"
+        raise ConfigError(f"{option}: of a running graph, not used with --driver; drop one of them")
     if args.model and not args.driver:
         raise ConfigError("--model needs --driver: a running graph has its own model")
     if args.web and (args.out or args.connect):

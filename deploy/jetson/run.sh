@@ -13,7 +13,7 @@ arguments=(
   --runtime nvidia
   # Share the robot's network and /dev/shm, so that Fast DDS reaches nodes outside the container. A separate /dev/shm needs
   # --shm-size 1g: Docker's default of 64 MiB is too small for the 32 MiB segment of each node (config/fastdds.xml).
-  --network host --ipc host
+  --network host --ipc host --env ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-0}"
   --cap-drop ALL --security-opt no-new-privileges
   # Groups of the GPU devices.
   --group-add video --group-add "$(getent group render | cut -d: -f3)"

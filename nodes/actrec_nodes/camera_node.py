@@ -133,9 +133,9 @@ class CameraConfig:
     frames_ahead: int = setting(2, "Images in the graph at a time, of a recording without a rate.", range=(1, 100))
     joints_ahead: int = setting(40, "The same for a recording of joints without images.", range=(1, 1000))
     retry_s: float = setting(
-        1.0, "Wait to reopen a lost camera; after a minute it is doubled each time.", unit="s", range=(0.01, 60.0)
+        0.4, "Wait to reopen a lost camera; after a minute it is doubled each time.", unit="s", range=(0.01, 60.0)
     )
-    retry_max_s: float = setting(2.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
+    retry_max_s: float = setting(1.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
 
 
 class CameraNode(ActrecNode[CameraConfig]):
@@ -281,7 +281,8 @@ class CameraNode(ActrecNode[CameraConfig]):
     def _publish_mount(self, camera: Camera) -> None:
         """Publish the static transform of the camera's `SERIAL_mount.yaml`, if there is one, or warn."""
         try:
-            mount = calibration_files.load(camera.serial).mount if camera.serial else None
+            parts = (calibration_files.MOUNT,)
+            mount = calibration_files.load(camera.serial, parts=parts).mount if camera.serial else None
         except ActrecError as error:
             self.warn(f"the camera's place on the robot is not published: {error}")
             return

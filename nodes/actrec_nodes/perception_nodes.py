@@ -34,6 +34,7 @@ ConfigT = TypeVar("ConfigT")
 HOLD_S = 1.0  # time for which the last direction from TF is used while TF does not know a newer one
 
 _IMU_TF = "the accelerometer's place from TF"
+TF_S = 3.0  # time for which the accelerometer's place is looked up before its absence is warned of
 
 KEPT = 8  # skeleton messages kept: enough for the frames in the queues
 
@@ -62,7 +63,7 @@ class GravityInputs:
         self._choice = gravity.Choice(node.get_logger(), announce=False)
         self._tf = TfPoses(node, "gravity_frame", "set gravity_frame to ''") if config.gravity_frame else None
         self._held: tuple[int, np.ndarray] | None = None
-        self._failures = 0
+        self._failures, self._searched_s = 0, 0.0
         self._optical = ""
         self._filters: dict[str, gravity.GravityFilter] = {}
         heard: list[tuple[Any, str, Any, Any]] = [
@@ -143,6 +144,9 @@ class GravityInputs:
                     self._tf = TfPoses(self._node, _IMU_TF, "set mount and imu to false")
                 rotation = self._tf.pose(self._optical, frame_id, 0, 0.0)[:3, :3]
             except (DeviceError, MissingLibraryError) as error:
+                self._searched_s = self._searched_s or time.monotonic()
+                if isinstance(error, DeviceError) and time.monotonic() - self._searched_s < TF_S:
+                    return False  # transforms are still coming
                 self._node.warn(
                     f"the accelerometer on {self._node.resolve_topic_name(topics.IMU)} is not used, its place is not "
                     f"in TF ({error}): let the camera driver publish its transforms (publish_tf), or set mount"

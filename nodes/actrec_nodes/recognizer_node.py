@@ -383,15 +383,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Return the problem with the stamps received since the last call; empty if there is none."""
         now, before, stream = recognizer.counts, self._last_counts, STREAM_NAMES[recognizer.tracked_stream]
         self._last_counts = dataclasses.replace(now)
-        frames, restarts = now.frames - before.frames, now.restarts - before.restarts
-        if frames == 0 and now.duplicates > before.duplicates:
+        since = Counts(frames=now.frames - before.frames, restarts=now.restarts - before.restarts)
+        if since.frames == 0 and now.duplicates > before.duplicates:
             return f"no labels: all {stream} have the same stamp; check the clock of their publisher"
-        if restarts > 1 and 3 * restarts > frames:
-            return (
-                f"windows restart too often to be labeled: {stream} are more than max_gap_s "
-                f"({recognizer.config.max_gap_s:g} s) apart, or stamps jump back (two publishers?)"
-            )
-        return ""
+        return since.describe_restarts(recognizer.tracked_stream, recognizer.config.max_gap_s)
 
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         """Load in another thread, so that frames are still processed. The newest request ends the load of others."""

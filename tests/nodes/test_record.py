@@ -49,6 +49,7 @@ LAUNCH_CLASSES = {
     "launch.actions": ("DeclareLaunchArgument", "OpaqueFunction"),
     "launch.substitutions": (),
     "launch_ros.actions": ("Node",),
+    "launch_ros.parameter_descriptions": ("ParameterValue",),
 }
 
 
@@ -289,7 +290,7 @@ def test_record_executable_ends_after_its_launch_is_killed(graph, tmp_path):
 
 def test_record_launch_file_names_itself_as_the_parent(root, monkeypatch):
     """The launch packages may be absent: these classes keep their arguments."""
-    context = {name: value for name, (value, _) in launching.RECORDING.items()} | {"out": "/data/b"}
+    context = {name: value for name, (value, _) in launching.RECORDING.items()} | {"out": "2026-10-07"}
     modules: dict[str, Any] = {name: types.ModuleType(name) for name in LAUNCH_CLASSES}
     for module, names in LAUNCH_CLASSES.items():
         for name in names:
@@ -301,6 +302,8 @@ def test_record_launch_file_names_itself_as_the_parent(root, monkeypatch):
     (node,) = runpy.run_path(str(root / "launch/record.launch.py"))["recorder"](context)
     assert node.executable == "record_node" and node.additional_env == {PARENT: str(os.getpid())}
     assert node.remappings == []
+    (out,) = (parameters["out"] for parameters in node.parameters)
+    assert (out.args, out.value_type) == (("2026-10-07",), str), "launch would parse a plain text as YAML"
 
 
 def test_recorder_of_a_vendor_records_its_images(host, tmp_path):

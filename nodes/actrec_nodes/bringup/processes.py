@@ -387,11 +387,12 @@ def _run(node: ActrecNode[Any], files: Sequence[str], host: Host, is_again: bool
     return node.exit_status or 0
 
 
-def ending_if_lost(node: ActrecNode[Any]) -> contextlib.AbstractContextManager[None]:
-    """Finish a node with `LOST_STATUS` if other processes no longer reach this one: it is started again."""
+def ending_if_lost(node: ActrecNode[Any], is_restarted: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Finish a node with `LOST_STATUS` if other processes no longer reach this one; for its log, what follows."""
 
     def end(port: str) -> None:
-        node.get_logger().error(f"{transport.LOST.format(port=port)}; it ends, to be started again")
+        then = "to be started again" if is_restarted else "start it again"
+        node.get_logger().error(f"{transport.LOST.format(port=port)}; it ends, {then}")
         node.finish(LOST_STATUS)
 
     return transport.reached(end)
@@ -403,17 +404,22 @@ def show_name(name: str) -> None:
         Path("/proc/self/comm").write_text(name[:15], encoding="utf-8")
 
 
+OWN = "--own"
+"""Argument after which the arguments for ROS of the node itself follow: they outrank parameter files."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node with the name of the executable, or of the first argument."""
-    arguments = sys.argv if arguments is None else arguments
+    arguments = list(sys.argv if arguments is None else arguments)
+    at = arguments.index(OWN) if OWN in arguments else len(arguments)
     spec = graph.find(Path(arguments[0]).name)
     show_name(spec.name)
 
     def choose() -> tuple[NodeClass, list[str]]:
         with uninterrupted():
-            return spec.load(), []
+            return spec.load(), ["--ros-args", *arguments[at + 1 :]] if arguments[at:] else []
 
-    status = spin(choose, arguments)
+    status = spin(choose, arguments[:at])
     end_after(EXIT_S)  # Python waits for threads, which may hang
     return status
 

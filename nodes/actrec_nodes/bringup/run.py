@@ -24,9 +24,9 @@ from actrec_nodes.bringup.graph import NodeSpec
 from actrec_nodes.bringup.health import GraphHealth
 from actrec_nodes.bringup.monitor import Change, GraphMonitor
 from actrec_nodes.bringup.performances import PerformanceImages
-from actrec_nodes.bringup.processes import Host, ending_if_lost, ros, uninterrupted
+from actrec_nodes.bringup.processes import OWN, Host, ending_if_lost, ros, uninterrupted
 from actrec_nodes.bringup.standby import IS_AVAILABLE, Standby, StandbyPlan
-from actrec_nodes.bringup.supervisor import START_RETRY_S, Child, Supervisor, wait_before_start
+from actrec_nodes.bringup.supervisor import RESPAWNS, START_RETRY_S, Child, Supervisor, wait_before_start
 from actrec_nodes.common import parameter_files, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
@@ -185,6 +185,7 @@ def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, An
                 running.support,
                 running.end_hung,
                 monitor.busy,
+                owns_graph=RESPAWNS not in os.environ,  # launch goes on without this process, and starts another
             ),
             _starting_on_demand(chosen.spare, running, monitor),
         ):
@@ -320,10 +321,11 @@ def _in_this_process(chosen: Plan, context: Context, host: Host, monitor: GraphM
             running.add(spec)
     for line in _unknown(host.nodes, chosen.spare, context):
         host.nodes[0].get_logger().warning(line)
-    if host.start() is not None:
+    is_manual = RESPAWNS in os.environ and not host.nodes[0].autostart  # launch's autostart:=false
+    if not is_manual and host.start() is not None:
         yield None
         return
-    with ending_if_lost(host.nodes[0]), ending_if_stuck():
+    with ending_if_lost(host.nodes[0], RESPAWNS in os.environ), ending_if_stuck():
         yield running
 
 
@@ -420,7 +422,7 @@ class _Processes:
                 self._model = self._monitor.statistics().get(name, {}).get("package") or self._model
             self._monitor.forget(name)
         command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name]
-        return [*command, "--ros-args", *self._chosen.ros_args, *self._parameters(name, again)]
+        return [*command, "--ros-args", *self._chosen.ros_args, OWN, *self._parameters(name, again)]
 
     def _from_standby(self, name: str, again: bool) -> Child | None:
         return self._standby.become(name, self._parameters(name, again))

@@ -10,6 +10,8 @@ import cv2
 import pytest
 
 from actrec.visualization.contact_sheet import TILE_PX
+from actrec_nodes.bringup import processes, run
+from actrec_nodes.bringup.supervisor import RESPAWNS
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 
@@ -54,3 +56,34 @@ def test_run_interrupted_while_it_starts_ends_without_an_error(root: Path, proce
         output, _ = process.communicate()
     assert [line for line in output.splitlines() if ALARM.search(line)] == []
     assert process.returncode == 130, output
+
+
+def test_own_arguments_of_a_process_outrank_parameter_files(monkeypatch, tmp_path: Path) -> None:
+    given = {}
+    monkeypatch.setattr(processes, "spin", lambda choose, args: given.update(choose=choose, args=args) or 0)
+    monkeypatch.setattr(processes, "end_after", lambda seconds: None)
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {statistics_period_s: 7.0}}\n/**/camera_node: {ros__parameters: {driver: realsense}}\n"
+    )
+    own = ["-p", 'driver:="simulated"']
+    assert processes.main(["camera_node", "--ros-args", "--params-file", str(file), processes.OWN, *own]) == 0
+    kind, arguments = given["choose"]()
+    with processes.ros(given["args"]) as context:
+        node = kind(context=context, cli_args=arguments)
+        assert [node.get_parameter(name).value for name in ("driver", "statistics_period_s")] == ["simulated", 7.0]
+        node.destroy_node()
+    assert processes.main(["camera_node", "--ros-args"]) == 0 and given["choose"]()[1] == []
+
+
+@pytest.mark.parametrize(("is_launched", "autostart"), [(True, False), (True, True), (False, False)])
+def test_composed_graph_is_left_to_a_lifecycle_manager_if_launch_says_so(
+    is_launched: bool, autostart: bool, monkeypatch
+) -> None:
+    monkeypatch.delenv(RESPAWNS, raising=False)
+    if is_launched:
+        monkeypatch.setenv(RESPAWNS, "")
+    planned = run.plan(nodes=["camera"], driver="simulated", ros_args=["-p", f"autostart:={str(autostart).lower()}"])
+    states: list[bool] = []
+    run.run_graph(planned, lambda running, monitor: states.append(running._host.nodes[0].is_active))
+    assert states == [autostart or not is_launched]
