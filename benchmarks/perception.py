@@ -26,8 +26,9 @@ from actrec import cameras, datasets, inference, perception
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, amount, count, names
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.datasets.everyday import vocabulary
+from actrec.datasets.everyday import SETS, vocabulary
 from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
+from actrec.inference import zoo
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.lifting import lift
 from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception
@@ -237,10 +238,14 @@ def _at(values: list[float], percentile: float) -> float:
     return round(float(np.percentile(known, percentile)), 1) if known else float("nan")
 
 
-PACKAGES = {
-    "nucla": "deepacts_graph_nucla,deepacts_graph_motion_nucla",
-    "utd_mhad": "sem_net_utd_mhad,deepacts_graph_utd_mhad",
-}
+OF_PACKAGES = "names or folders with commas between (default: the default one and the dataset's shipped ones)"
+
+
+def _shipped(dataset: str) -> list[str]:
+    """Return the default package, if it has classes of a dataset, and the packages trained on the dataset."""
+    every = ((entry.name, entry.package) for entry in zoo.list_packages())
+    own = [name for name, package in every if package is not None and package.provenance.dataset == dataset]
+    return [*([zoo.DEFAULT] if dataset in SETS else []), *own]
 
 
 def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
@@ -251,8 +256,8 @@ def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
     """
     parser = Parser("actrec bench rendered-skeletons", description="Packages on rendered test recordings.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
-    parser.add_argument("--dataset", choices=tuple(PACKAGES), default="utd_mhad", help="(default: %(default)s)")
-    parser.add_argument("--packages", help="names or folders with commas between (default: the dataset's shipped ones)")
+    parser.add_argument("--dataset", choices=("nucla", "utd_mhad"), default="utd_mhad", help="(default: %(default)s)")
+    parser.add_argument("--packages", default="", help=OF_PACKAGES)
     parser.add_argument("--every", type=count, default=6, help="take every n-th clip (default: %(default)s)")
     parser.add_argument("--fps", type=amount, default=15.0, help="of the rendering (default: 15)")
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
@@ -263,8 +268,7 @@ def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
     )
     args = parser.parse_args(list(arguments))
     classes = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test").classes
-    names = (args.packages or PACKAGES[args.dataset]).split(",")
-    sessions = [_session(name, args.dataset, classes) for name in names]
+    sessions = [_session(name, args.dataset, classes) for name in names(args.packages) or _shipped(args.dataset)]
     clips, left_out = _clips(args)
     if not clips:
         raise InputError("no person is detected in any of the clips")
@@ -342,7 +346,7 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     parser = Parser("actrec bench mounting", description="Packages on recordings of a turned camera.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
     parser.add_argument("--dataset", default="nucla", help="(default: %(default)s)")
-    parser.add_argument("--packages", default="", help="names or folders with commas between")
+    parser.add_argument("--packages", default="", help=OF_PACKAGES)
     parser.add_argument("--pixels", type=count, metavar="N", help="render every N-th recording (default: joints only)")
     parser.add_argument("--rolls", type=_degrees, default=ROLLS, help="degrees (default: %(default)s)")
     parser.add_argument("--pitches", type=_degrees, default=PITCHES, help="degrees (default: %(default)s)")
@@ -354,7 +358,7 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
     args = parser.parse_args(list(arguments))
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
-    sessions = [_session(name, args.dataset, test.classes) for name in args.packages.split(",") if name]
+    sessions = [_session(name, args.dataset, test.classes) for name in names(args.packages) or _shipped(args.dataset)]
     turned = [*(Mounting(roll, 0) for roll in args.rolls), *(Mounting(0, pitch) for pitch in args.pitches)]
     mountings = [Mounting(0, 0), *(each for each in turned if each.roll or each.pitch)]
     if not args.pixels:

@@ -70,7 +70,7 @@ def select(file: str, subjects: Mapping[str, str], columns: Mapping[str, str], f
         rows.append([title, *(cell(figure) for figure in figures)])
         commands.update(dict.fromkeys(figure.command for figure in figures if figure and figure.command))
     table = markdown([first, *columns.values()], rows)
-    return table + "".join(f"\n\n`{command}`" for command in list(commands)[:1])
+    return f"{table}\n\n{'<br>'.join(f'`{command}`' for command in commands)}" if commands else table
 
 
 def cell(figure: Figure | None) -> str:

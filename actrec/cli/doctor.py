@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec import cameras
+from actrec.cameras.mounting import open_mounted
 from actrec.cli import add_driver, driver_options
 from actrec.features import rates
 from actrec.features.specs import WindowSpec
@@ -400,9 +400,9 @@ def check_frames(driver: str, options: dict[str, Any], package: ModelPackage | N
     stamps: list[int] = []
     kept: list[RgbdFrame] = []
     try:
-        with cameras.create(driver, **options) as camera, contextlib.suppress(EndOfStream):
+        with open_mounted(driver, options) as read, contextlib.suppress(EndOfStream):
             while len(kept) < CHECKED_FRAMES and len(stamps) < MAX_FRAMES:
-                frame = camera.read(timeout_s=5.0)
+                frame = read(5.0)
                 stamps.append(frame.stamp_ns)
                 if not kept or frame.stamp_ns - kept[-1].stamp_ns >= CHECKED_PERIOD_S * NANOSECONDS:
                     kept.append(frame)

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend",
         default="onnxruntime",
-        choices=("auto", *inference.BACKENDS.names()),
+        choices=inference.BACKENDS.names(),
         help="backend of packages (default: %(default)s)",
     )
     precision = "precision of packages; float16 if they were exported with it (default: %(default)s)"

@@ -123,6 +123,9 @@ def _check_options(args: argparse.Namespace) -> None:
         if args.fuse and args.calibrate is not None:
             raise ConfigError("--calibrate needs a single package; a fused one is calibrated anyway")
         if args.fuse:
+            steps = {"--figures": args.figures, "--events": args.events is not None, "--left-out": args.left_out}
+            if later := [name for name, value in steps.items() if value]:
+                raise ConfigError(f"{later[0]} is a step of its own: fuse first, then give it to the package")
             return
     if args.figures and (args.float16 or args.calibrate is not None or not args.sources or args.fuse):
         raise ConfigError("--figures needs a package, without --float16, --calibrate, --fuse or --network")

@@ -63,8 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-edge", type=up_to(16384), default=1920, metavar="PX",
         help="scale larger videos down to this edge; 0 for never (default: %(default)s)")  # fmt: skip
     add("--duration", type=amount, default=0.0, metavar="S", help="label only so many seconds (default: to the end)")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="setting of the recognizer, such as events.begin=0.5")
-    add("--recording", dest="options", nargs="+", default=[], metavar="KEY=VALUE",
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="setting of the recognizer, such as events.begin=0.5; repeatable")  # fmt: skip
+    add("--recording", dest="options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="property that the recording does not store, such as hfov_deg=70, fps=15, mount=upside_down")  # fmt: skip
 
 
@@ -265,6 +266,6 @@ def hint(result: Result) -> str:
     if result.seconds < result.evidence_s + 0.5:
         return (
             f"the recording lasts {result.seconds:.1f} s, and a person must be in view for {result.evidence_s:g} s "
-            "before an action: use --labels windows, --windows FILE, or --set events.evidence_s=1"
+            "before an action: use --labels windows, with --windows FILE for a table, or --set events.evidence_s=1"
         )
     return ""

@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sequence", metavar="NAME", help="sequence in a script with several")
     add("--seed", type=int, metavar="N", help="seed of performances and noise")
     add("--no-noise", action="store_true", help="exact color and depth")
-    add("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="other options of the camera, such as fps=15")
+    add("--set", nargs="+", action="extend", default=[], metavar="OPTION=VALUE",
+        help="other options of the camera, such as fps=15; repeatable")  # fmt: skip
     add("--overwrite", action="store_true", help="write into a folder that is not empty")
     add("--list", action="store_true", help="list the actions and the camera's options")
     add("--json", action="store_true", help="print the result as JSON")

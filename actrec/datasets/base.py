@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,9 @@ from actrec.skeleton.windows import nearest, resample_points
 from actrec.types import KEYS, STREAMS, LazyClip, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+
+IDENTITY = "identity"
+"""Key of the recording's identity (`Source.identity`) in a clip's metadata."""
 
 RATED_CLIPS = 32
 """Clips of a dataset that are read to find its frame rates."""
@@ -89,6 +92,18 @@ class Clip:
         if "up" in self.streams and not gravity.is_level(up := self.streams["up"]):
             bodies = bodies @ gravity.level_rotation(gravity.check_up(up)).T
         return Clip(self.name, self.label, self.stamps_ns, bodies)
+
+    def cut(self, span: slice) -> "Clip":
+        """Return the clip of a span of its frames."""
+        indices = np.arange(len(self.stamps_ns))[span]
+
+        def images(key: str, at: np.ndarray) -> np.ndarray:
+            return self._frames(key, indices[at])
+
+        lazy = self.streams if isinstance(self.streams, LazyStreams) else LazyStreams({})
+        single = {key: partial(images, key) for key in lazy if lazy.decodes_frames(key)}
+        streams = LazyStreams({key: partial(self._frames, key, indices) for key in self.streams}, single)
+        return replace(self, stamps_ns=self.stamps_ns[span], bodies=self.bodies[:, span], streams=streams)
 
     def window_stamps(self, seconds: float, frames: int, stretched: bool = False) -> np.ndarray:
         """Return the stamps [frames], ns, of the live window at the clip's end, or `stretched` over the whole clip."""
@@ -160,7 +175,7 @@ class Clip:
         return value if axis is None else np.take(value, frames, axis)
 
     def _checked_stream(self, key: str) -> np.ndarray:
-        """Return a whole stream, checked to have one frame per stamp."""
+        """Return a whole stream, checked to have a frame per stamp."""
         value, axis = self.streams[key], KEYS[key][0]
         if axis is not None and value.shape[axis] != len(self.stamps_ns):
             raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
@@ -240,7 +255,7 @@ class ClipDataset:
     @property
     def recordings(self) -> tuple[str, ...]:
         """Return the identity of each clip's recording (`Source.identity`); empty if the name identifies it."""
-        return ("",) * len(self)
+        return tuple(str(meta.get(IDENTITY, "")) for meta in self.metas)
 
     def identities(self) -> tuple[str, ...]:
         """Return the distinct identities of the user's recordings; empty for published datasets."""

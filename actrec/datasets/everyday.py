@@ -22,7 +22,7 @@ from actrec.skeleton.activity import active_span, is_resting
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 SETS = ("nucla", "utd_mhad", "kard", "kinder_gator", "cad60", "bandai_namco", "hdm05")
 """The datasets that train; fold k of split leave_one_set_out tests on the k-th."""
@@ -226,7 +226,10 @@ class Everyday(Source):
         """Yield the waiting before and after the motion of an item as items of their own."""
         if not self._is_trimmed(entry):
             return
-        clip = self.source(str(entry.meta["set"])).read(self._original(entry))
+        try:
+            clip = self.source(str(entry.meta["set"])).read(self._original(entry))
+        except (DeviceError, InputError):  # `read` raises it for the item itself
+            return
         first, last = self._span(entry, clip.stamps_ns, clip.bodies)
         for end, span in (("start", slice(first)), ("end", slice(last + 1, None))):
             stamps_ns, bodies = clip.stamps_ns[span], clip.bodies[:, span]
@@ -249,13 +252,12 @@ class Everyday(Source):
         frames = len(clip.stamps_ns)
         start, end = (float(entry.meta.get(key, default)) for key, default in (("start", 0), ("end", 1)))
         part = slice(int(start * frames), max(int(np.ceil(end * frames)), int(start * frames) + 1))
-        stamps_ns, bodies = clip.stamps_ns[part], clip.bodies[:, part]
+        clip = clip.cut(part)
         if self._is_trimmed(entry):
-            first, last = self._span(entry, stamps_ns, bodies)
+            first, last = self._span(entry, clip.stamps_ns, clip.bodies)
             idle = {"start": slice(first), "end": slice(last + 1, None)}
-            span = idle.get(str(entry.meta.get("idle")), slice(first, last + 1))
-            stamps_ns, bodies = stamps_ns[span], bodies[:, span]
-        return replace(clip, name=entry.name, label=entry.label, stamps_ns=stamps_ns, bodies=bodies)
+            clip = clip.cut(idle.get(str(entry.meta.get("idle")), slice(first, last + 1)))
+        return replace(clip, name=entry.name, label=entry.label)
 
     def _original(self, entry: Entry) -> Entry:
         """Return the item of the merged dataset."""

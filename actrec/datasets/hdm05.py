@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from actrec.datasets.archive import PeopleSource
-from actrec.datasets.base import Clip, Entry
+from actrec.datasets.base import Clip, Entry, find_files
 from actrec.recordings.motion_capture import AMC_FPS, motion_sequence, read_amc
 from actrec.skeleton.layouts import ASF_31
 from actrec.skeleton.sequence import SkeletonSequence, load_npz, split_frames, stamps_at
@@ -74,8 +74,8 @@ class Hdm05(PeopleSource):
     def published(self) -> list[Entry]:
         """Return every item of the published files, with the actor's skeleton as file "bones"."""
         entries = super().published()
-        every = sorted(self.root.rglob("*"), reverse=True)
-        bones = {path.stem.lower(): path for path in every if path.suffix.lower() == ".asf"}
+        found = find_files(self.root, lambda path: (str(path), "bones") if path.suffix.lower() == ".asf" else None)
+        bones = {kinds["bones"].stem.lower(): kinds["bones"] for kinds in reversed(found.values())}
         for entry in entries:
             if (wanted := f"hdm_{entry.meta['actor']}") not in bones:
                 raise DeviceError(

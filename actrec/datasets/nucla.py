@@ -278,10 +278,11 @@ class Nucla(ArchiveSource):
             sequence = read_nucla_frames(path.parent)
             return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, sequence.streams)
         sequence = read_nucla_json(path)
-        if (sequence.name, sequence.label) != (entry.name, entry.label + 1):
+        label = ACTIONS.index(parse_name(entry.name)["action"]) + 1  # a merged dataset's entry has its own label
+        if (sequence.name, sequence.label) != (entry.name, label):
             raise InputError(
                 f"'{path}' contains {sequence.name} of class {sequence.label}, but its file name is "
-                f"{entry.name} of class {entry.label + 1}; copy it again"
+                f"{entry.name} of class {label}; copy it again"
             )
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, sequence.streams)
 

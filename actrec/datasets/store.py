@@ -37,8 +37,6 @@ SCHEMA = 3
 STORE, INDEX, SKIPPED = "store.json", "index.npz", "skipped.json"
 STORED_KEYS = ("stamps_ns", *KEYS)
 PARTS = ("", "train", "test")
-IDENTITY = "identity"
-"""Key of the recording's identity (`Source.identity`) in a clip's metadata."""
 
 ROW = np.dtype([
     ("key", "u1"), ("codec", "u1"), ("dtype", "u1"), ("dimensions", "u1"), ("shape", "<i4", (5,)),
@@ -248,11 +246,6 @@ class PreparedDataset(ClipDataset):
         """Return the metadata of each clip."""
         metas = self._index.metas
         return tuple(metas[clip] for clip in self._chosen)
-
-    @property
-    def recordings(self) -> tuple[str, ...]:
-        """Return the recording identity of each clip."""
-        return tuple(str(meta.get(IDENTITY, "")) for meta in self.metas)
 
     @property
     def streams(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from actrec.datasets.archive import PeopleSource, files_by_name, read_table
-from actrec.datasets.base import Clip, Entry
+from actrec.datasets.base import Clip, Entry, find_files
 from actrec.skeleton.layouts import KINECT_V1_20
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, read_text
 from actrec.types import NANOSECONDS
@@ -94,11 +94,11 @@ class Utkinect(PeopleSource):
     def published(self) -> list[Entry]:
         """Return every labeled action of the recordings that are there."""
         files = files_by_name(self.root, self.archive, self.pattern)
-        found = sorted(self.root.rglob(LABELS))
+        found = list(find_files(self.root, lambda path: (str(path), "labels") if path.name == LABELS else None))
         if not found:
             raise DeviceError(f"'{self.root}' holds no {LABELS}, which has the actions of UTKinect: copy it there")
         entries = []
-        for recording, spans in read_labels(found[0]).items():
+        for recording, spans in read_labels(Path(found[0])).items():
             subject, trial = (int(number) for number in re.findall(r"\d+", recording))
             for name, (first, last) in spans.items() if recording in files else ():
                 label = CLASSES.index(name)

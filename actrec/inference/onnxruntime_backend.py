@@ -117,6 +117,11 @@ def outputs_of(content: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
+def takes_cuda(device: str) -> bool:
+    """Return whether a network of this device is opened on CUDA, if that works."""
+    return device != "cpu" and _CUDA in onnxruntime.get_available_providers()
+
+
 def open_session(content: bytes, where: str, threads: int, device: str, remedy: str) -> onnxruntime.InferenceSession:
     """Open a network.
 
@@ -131,12 +136,11 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
         PackageError: The file is refused.
         DeviceError: CUDA was asked for and is not there.
     """
-    available = _CUDA in onnxruntime.get_available_providers()
-    if device == "cuda" and not available:
+    on_cuda = takes_cuda(device)
+    if device == "cuda" and not on_cuda:
         raise DeviceError(
             "CUDA was asked for but this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or device=cpu"
         )
-    on_cuda = available and device != "cpu"
     providers = [(_CUDA, CUDA_OPTIONS), _CPU] if on_cuda else [_CPU]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

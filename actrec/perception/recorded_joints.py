@@ -162,10 +162,12 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
 
 
 def _cache_key(path: Path, config: RecordingConfig) -> str:
-    """Hash the recording's files (by size and time), the options and the estimator's code."""
+    """Hash the recording's files (by size and time), the options, the lens file and the estimator's code."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     sizes = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-    content = json.dumps([_estimator(CODE), str(path.resolve()), sizes, asdict(config)])
+    lens = Path(config.intrinsics).expanduser()
+    lens_text = lens.read_text(errors="replace") if config.intrinsics and lens.is_file() else ""
+    content = json.dumps([_estimator(CODE), str(path.resolve()), sizes, asdict(config), lens_text])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -92,7 +92,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
             self._flow = FlowPairs(scene_flow.create(config.method), config)
             self.recognizer.set_scene_flow(config.identity)
         self._labels: dict[str, ActionPrediction] = {}
-        self._other_flow = ""
+        self._slow = self._other_flow = ""
         self._unleveled = 0  # frames with people whose direction of gravity was unknown
 
     def __exit__(self, *_: object) -> None:
@@ -136,6 +136,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
             recognizer.add_faces(stamp, people.faces)
         self._unleveled += up is None and bool(people.bodies or people.hands)
         predictions = recognizer.predict()
+        self._slow = recognizer.slow or self._slow
         for lost in ended:
             self._labels.pop(lost.body_id, None)
         self._labels.update((made.body_id, made) for made in predictions if made.body_id)
@@ -164,7 +165,10 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
                 f"the camera counts as level in {self._unleveled} frame(s) with people, because the direction of "
                 f"gravity is unknown: set {MOUNT_OPTION}level, or how the camera was mounted"
             )
-        return "; ".join(filter(None, (self.recognizer.slow, self._other_flow, unleveled)))
+        restarts = self.recognizer.counts.describe_restarts(
+            self.recognizer.tracked_stream, self.recognizer.config.max_gap_s
+        )
+        return "; ".join(filter(None, (restarts, self._slow, self._other_flow, unleveled)))
 
     @property
     def depth_is_refused(self) -> bool:

@@ -161,6 +161,15 @@ class Counts:
     over_limit: int = 0  # bodies ignored because `max_bodies` are tracked already
     missing_input: int = 0  # predictions replaced by `unknown` because a required stream is missing
 
+    def describe_restarts(self, stream: str, max_gap_s: float) -> str:
+        """Return a message if windows restart so often that bodies get no label; empty otherwise."""
+        if self.restarts < 2 or 3 * self.restarts <= self.frames:
+            return ""
+        return (
+            f"windows restart too often to be labeled: {STREAM_NAMES[stream]} are more than max_gap_s "
+            f"({max_gap_s:g} s) apart, or stamps jump back (two publishers?)"
+        )
+
 
 @dataclass(frozen=True)
 class ModelInputs:

@@ -204,8 +204,9 @@ def skeleton_format(path: Path) -> str | None:
     Raises:
         InputError: An .npz file cannot be read.
     """
-    if path.suffix != ".npz" or not path.is_file():
-        return _SKELETON_SUFFIXES.get(path.suffix)
+    suffix = path.suffix.lower()
+    if suffix != ".npz" or not path.is_file():
+        return _SKELETON_SUFFIXES.get(suffix)
     try:
         with open_npz(path) as archive:
             keys = set(archive.files)

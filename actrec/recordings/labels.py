@@ -230,7 +230,7 @@ def own_labels(root: Path, fps: float = 0.0) -> dict[str, OwnLabels]:
     found = {}
     for path in [file for top in _visible_entries(root) for file in (_visible_entries(top) if top.is_dir() else [top])]:
         with contextlib.suppress(InputError):
-            if path.suffix == ".npz" and skeleton_format(path) == "npz":
+            if path.suffix.lower() == ".npz" and skeleton_format(path) == "npz":
                 found[path.relative_to(root).as_posix()] = path
     return {name: _read_own(path, name, fps) for name, path in found.items()}
 
@@ -256,7 +256,7 @@ def clips_by_folder(root: Path, own: Mapping[str, Sequence[LabeledClip]] = Mappi
     clips: list[LabeledClip] = []
     for label in _visible_entries(root):
         if _is_unclassified(label) and label.name not in own:
-            within = ", or save its labels in it" if label.suffix == ".npz" else ""
+            within = ", or save its labels in it" if label.suffix.lower() == ".npz" else ""
             raise InputError(
                 f"'{label}' lies outside the class folders: move it into one, or write {LABELS_FILE}{within}"
             )
@@ -271,7 +271,7 @@ def clips_by_folder(root: Path, own: Mapping[str, Sequence[LabeledClip]] = Mappi
             if path in labeled:
                 clips += own[f"{label.name}/{path.name}"]
             elif is_recording(path):
-                if labeled and path.suffix == ".npz":
+                if labeled and path.suffix.lower() == ".npz":
                     skeleton_format(path)  # raises if it is damaged: its labels are in it, the folder's name is none
                 clips.append(LabeledClip(f"{label.name}/{path.name}", label.name))
             else:
@@ -313,14 +313,14 @@ def is_recording(path: Path) -> bool:
     try:
         return detect_format(path) != "folder" or _holds_images(path)
     except InputError:
-        return path.suffix == ".npz"  # damaged; reading it will raise
+        return path.suffix.lower() == ".npz"  # damaged; reading it will raise
 
 
 def _is_unclassified(path: Path) -> bool:
     """Return whether an entry beside class folders is a recording; a folder of bag files may be a class."""
     if path.is_dir():
         return (path / "metadata.yaml").is_file() or _holds_images(path)
-    if path.suffix not in (".csv", ".json"):
+    if path.suffix.lower() not in (".csv", ".json"):
         return is_recording(path)
     try:  # may also be notes or settings
         return bool(open_sequences(path))

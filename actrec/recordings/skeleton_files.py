@@ -78,7 +78,7 @@ def open_sequences(path: str | Path, fps: float = 0.0) -> list[SkeletonSequence]
         raise DeviceError(f"there is no file '{path}'; check the path")
     name = skeleton_format(path)
     if name is None:
-        own = "; your own .npz needs arrays positions, layout and fps" if path.suffix == ".npz" else ""
+        own = "; your own .npz needs arrays positions, layout and fps" if path.suffix.lower() == ".npz" else ""
         raise InputError(f"'{path}' is not a skeleton file; known formats: {', '.join(FORMATS.names())}{own}")
     options = {"fps": float(fps)} if fps and name not in ("kinect_v2_csv", "bvh") else {}
     result = FORMATS.create(name, path=path, **options)

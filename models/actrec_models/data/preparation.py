@@ -16,9 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import __version__, datasets
-from actrec.datasets.base import RATED_CLIPS, Entry, Source
+from actrec.datasets.base import IDENTITY, RATED_CLIPS, Entry, Source
 from actrec.datasets.store import (
-    IDENTITY,
     INDEX,
     PARTS,
     ROW,
@@ -156,7 +155,7 @@ def prepare_source(
             store.compact(run.shard_bytes)
         # Changed items stay in the store until they are prepared again.
         made = {name: record.signature for name, record in store.records.items()}
-        missing = [entry for entry in entries if made.get(entry.name) != signature(entry, settings)]
+        missing = [entry for entry in entries if made.get(entry.name) != signature(entry, settings, source)]
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
         skipped = _run(job, run, head, source, missing, len(entries) - len(missing)) if missing else {}
         for name in skipped.keys() & made.keys():

@@ -198,7 +198,7 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
                     raise KeyboardInterrupt from error
                 outcome.skipped.append((entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
-            worker.writer.add(entry.name, signature(entry, job.settings), record_batch(arrays))
+            worker.writer.add(entry.name, signature(entry, job.settings, worker.source), record_batch(arrays))
             outcome.clips += 1
     except ActrecError as error:
         outcome.error = error
@@ -224,15 +224,19 @@ def release(run: str) -> None:
         _WORKERS.pop(key).close()
 
 
-def signature(entry: Entry, settings: PrepareConfig) -> int:
-    """Return a checksum of label, metadata and file sizes, which detects changed items.
+def signature(entry: Entry, settings: PrepareConfig, source: Source | None = None) -> int:
+    """Return a checksum of label, metadata, file sizes and `Source.identity`, which detects changed items.
 
     Unused files are ignored: videos may be added to a folder of skeletons, and NTU has millions of depth maps.
     """
     used = {key: path for key, path in entry.files.items() if key not in settings.unread}
     files = {key: (path.name, _sizes(path)) for key, path in used.items()}
     meta = sorted((key, str(value)) for key, value in entry.meta.items())
-    return zlib.crc32(json.dumps([entry.name, int(entry.label), meta, sorted(files.items())]).encode())
+    identity = ""
+    with contextlib.suppress(DeviceError):  # a missing file
+        identity = source.identity(entry) if source else ""
+    parts = [entry.name, int(entry.label), meta, sorted(files.items()), *filter(None, [identity])]
+    return zlib.crc32(json.dumps(parts).encode())
 
 
 def _sizes(path: Path) -> int | list[tuple[str, int]]:

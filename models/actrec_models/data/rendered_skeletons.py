@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import __version__
-from actrec.datasets.base import Clip, ClipDataset, Entry
+from actrec.datasets.base import IDENTITY, Clip, ClipDataset, Entry
 from actrec.datasets.everyday import Everyday, EverydayConfig
 from actrec.perception.pipeline import BodyPerception, HandPerception
 from actrec.simulation.actor import PALM_SHARE, recorded_hand_frames
@@ -39,7 +39,7 @@ from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import config, gravity
 from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, ConfigError, InputError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.utils.folders import write_file
 from actrec.utils.geometry import rotation, unit
 
@@ -236,7 +236,7 @@ def estimate_all(
         key = hashlib.sha256(json.dumps([__version__, layout, options, items]).encode()).hexdigest()
         results = _resume(unfinished, key, layout)
     rest = list(enumerate(chosen))[len(results) :]
-    tasks = ((_loaded(clips[index]), seed, *options) for seed, (clips, index) in rest)
+    tasks = ((_read(clips, index), seed, *options) for seed, (clips, index) in rest)
     progress = tqdm(total=len(chosen), initial=len(results), unit="clip", disable=quiet)
     with multiprocessing.get_context("spawn").Pool(workers) as pool, progress:
         for result in pool.imap(_task, tasks):
@@ -280,6 +280,14 @@ def _keep(folder: Path, first: int, results: Sequence[Clip | str]) -> None:
     write_file(folder / f"{first}.json", json.dumps(skipped).encode())
 
 
+def _read(clips: ClipDataset, index: int) -> Clip | str:
+    """Return a clip to send to a process, or why it cannot be read."""
+    try:
+        return _loaded(clips[index])
+    except (DeviceError, InputError) as error:
+        return str(error)
+
+
 def _loaded(clip: Clip) -> Clip:
     """Return the skeletons of a clip, at most `LONGEST_S` of them, and `up` of its camera, to send to a process."""
     streams = {"up": np.array(clip.streams["up"])} if "up" in clip.streams else {}
@@ -288,9 +296,11 @@ def _loaded(clip: Clip) -> Clip:
     return Clip(clip.name, clip.label, stamps[short], np.array(clip.bodies)[:, short], streams)
 
 
-def _task(arguments: tuple[Clip, int, float, str, bool, str]) -> Clip | str:
+def _task(arguments: tuple[Clip | str, int, float, str, bool, str]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
     clip, seed, fps, cameras, has_depth, cpu_precision = arguments
+    if isinstance(clip, str):
+        return clip
     options: dict[str, Any] = {"cpu_precision": cpu_precision}
     try:
         if clip.bodies.shape[2] == len(HAND_22):
@@ -332,12 +342,13 @@ RENDERED = "rendered"
 
 
 def add(clips: ClipDataset, files: str) -> ClipDataset:
-    """Return clips and the rendered ones of the same names in files; these have the original's subject.
+    """Return clips and the rendered ones of the same names in files; these have the original's subject and recording.
 
     Rendered clips of others, as the test part's, are ignored. `files` are paths, separated by commas.
     """
-    rows = zip(clips.names, clips.labels.tolist(), clips.metas, strict=True)
-    entries = {name: Entry(name, label, meta) for name, label, meta in rows}
+    identities = ({IDENTITY: recording} if recording else {} for recording in clips.recordings)
+    rows = zip(clips.names, clips.labels.tolist(), clips.metas, identities, strict=True)
+    entries = {name: Entry(name, label, {**meta, **identity}) for name, label, meta, identity in rows}
     found = [
         clip for file in files.split(",") for clip in read(Path(file.strip()), clips.layout) if clip.name in entries
     ]

@@ -395,10 +395,23 @@ def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
 
 
 def check_streams(
-    clips: ClipDataset, specs: list[InputSpec], recipe: DataRecipe, made: Collection[str] | None = None
+    clips: ClipDataset,
+    specs: list[InputSpec],
+    recipe: DataRecipe,
+    made: Collection[str] | None = None,
+    background: ClipDataset | None = None,
 ) -> None:
-    """Raise ConfigError if a dataset lacks a stream that the network needs; warn if mirroring changes a class."""
+    """Raise ConfigError if a dataset lacks a stream that the network needs; warn if mirroring changes a class.
+
+    The clips of the background must have every stream of the classes' clips that the network takes: a missing stream
+    would tell them apart.
+    """
     streams = features.streams(specs)
+    if background is not None and (lacking := sorted((streams.keys() & clips.streams) - background.streams)):
+        raise ConfigError(
+            f"clips of the background hold no {', '.join(lacking)}, which {recipe.model} takes: name another "
+            "unknown_dataset, or set background to 0"
+        )
     if missing := describe_missing(recipe.model, clips, specs, _flow_settings(recipe)):
         raise ConfigError(f"dataset '{recipe.dataset}': {missing}")
     check_scene_flow(clips, specs, recipe)

@@ -8,14 +8,14 @@ Clips of another dataset determine the rejection threshold. They train only as t
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from actrec import datasets
-from actrec.datasets.base import Clip, ClipDataset
+from actrec.datasets.base import IDENTITY, Clip, ClipDataset
 from actrec.recordings.labels import normalize_name
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.utils.errors import ActrecError, ConfigError
@@ -36,13 +36,19 @@ class UnknownClips:
     def read(self) -> ClipDataset:
         """Read the clips; the user's recordings labeled `unknown` have label −1."""
         classes = self.clips[0][0].classes if self.clips else ()
-        return ClipDataset([clips[index] for clips, index in self.clips], classes)
+        read = ClipDataset([clips[index] for clips, index in self.clips], classes)
+        rows = zip(read.entries, self._recordings(), strict=True)
+        read.entries = [replace(entry, meta={IDENTITY: recording} if recording else {}) for entry, recording in rows]
+        return read
 
     def identities(self) -> tuple[str, ...]:
         """Return the distinct identities of the user's recordings; empty for published datasets."""
+        return tuple(dict.fromkeys(filter(None, self._recordings())))
+
+    def _recordings(self) -> list[str]:
         parts = {id(clips): clips for clips, _ in self.clips}
         names = {place: clips.recordings for place, clips in parts.items()}
-        return tuple(dict.fromkeys(filter(None, (names[id(clips)][index] for clips, index in self.clips))))
+        return [names[id(clips)][index] for clips, index in self.clips]
 
 
 def missing_dataset(recipe: DataRecipe, data_root: str) -> str:
@@ -109,12 +115,10 @@ def background(
                 "dataset that is there, or set background to 0"
             )
         own = load(recipe, clips.classes, data_root, "train").read()
-    if own.layout != clips.layout or not clips.streams <= own.streams:
-        found = f"{', '.join(sorted(own.streams))} of {own.layout}"
-        needed = f"{', '.join(sorted(clips.streams))} of {clips.layout}"
+    if own.layout != clips.layout:
         raise ConfigError(
-            f"clips of the background hold {found}, clips of the classes {needed}: name another unknown_dataset, or "
-            "set background to 0"
+            f"clips of the background hold {own.layout}, clips of the classes {clips.layout}: name another "
+            "unknown_dataset, or set background to 0"
         )
     validation = recipe.held_out()
     held = validation.split(clips, recipe.seed)[1] if validation.by else None

@@ -1,8 +1,9 @@
 """Scores of events and labels on continuous recordings, in which the spans of actions are labeled."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,14 @@ from actrec.recognition import ActionEvent, ActionPrediction, ActionRecognizer
 from actrec.recognition.events import BEGAN
 from actrec.recognition.tracks import STREAM_NAMES
 from actrec.recordings import RecordingConfig
-from actrec.recordings.labels import LABELS_FILE, LabeledClip, own_labels, read_labels
+from actrec.recordings.labels import LABELS_FILE, LabeledClip, normalize_name, own_labels, read_labels
 from actrec.skeleton.layouts import HANDS
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN
 from actrec.utils.errors import DeviceError, InputError
 from actrec_models.data.continuous import ActionStream
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE_S = 1.0
 """An action is found if its event begins between its start and this long after its end."""
@@ -108,9 +111,21 @@ def open_streams(
     actions |= listed
     if not actions:
         raise InputError(f"'{path}' labels no recording: give each action a line with recording, label, start_s, end_s")
-    return [
-        ActionStream(_bodies(Path(folder) / recording, config), tuple(clips)) for recording, clips in actions.items()
-    ]
+    return [_open_stream(Path(folder) / recording, config, clips) for recording, clips in actions.items()]
+
+
+def _open_stream(path: Path, config: RecordingConfig, actions: Sequence[LabeledClip]) -> ActionStream:
+    stream = ActionStream(_bodies(path, config), tuple(actions))
+    ids, duration_s = stream.sequence.body_ids, stream.minutes * 60
+    for action in actions:
+        if action.body and action.body not in ids:
+            raise InputError(f"'{path}' has no body '{action.body}' for '{action.label}'; it has {', '.join(ids)}")
+        if action.start_s > duration_s:
+            raise InputError(
+                f"'{path}' lasts {duration_s:.2f} s, but its '{action.label}' starts at {action.start_s:g} s: give "
+                "start_s and end_s in seconds from its first frame"
+            )
+    return stream
 
 
 def _bodies(path: Path, config: RecordingConfig) -> SkeletonSequence:
@@ -132,6 +147,8 @@ def play(
         labels += recognizer.add_skeletons(int(stamp_ns), sequence.bodies_at(index), sequence.up)
         labels += recognizer.predict()
         found += recognizer.events()
+    if warning := recognizer.counts.describe_restarts("bodies", recognizer.config.max_gap_s):
+        logger.warning("%s: %s", sequence.name, warning)
     return found, labels
 
 
@@ -180,6 +197,11 @@ def evaluate(session: Session, streams: Sequence[ActionStream], progress: bool =
     """
     check_model(session)
     package = session.package
+    known = set(map(normalize_name, (*package.labels, UNKNOWN)))
+    others = {each.label for stream in streams for each in stream.actions if normalize_name(each.label) not in known}
+    if others:
+        names = ", ".join(sorted(others))
+        logger.warning("model %s has no class %s: events in these actions are false", package.name, names)
     total = StreamScore()
     for stream in tqdm(streams, package.name, disable=not progress):
         total.add(score(stream, *play(session, stream.sequence, **settings), package.labels))
@@ -208,13 +230,16 @@ def score(
     """Compare the events and labels of a recording with its actions.
 
     An event finds the earliest action of its label and body that has none yet and lasts at the event, or ended at most
-    `TOLERANCE_S` before. Actions of labels that the model does not know must cause no event.
+    `TOLERANCE_S` before. Labels may be spelled in another way (`normalize_name`). Actions of labels that the model does
+    not know must cause no event.
 
     Args:
         known: Labels of the model.
     """
     start_ns = int(stream.sequence.stamps_ns[0])
-    actions = sorted((each for each in stream.actions if each.label in set(known)), key=lambda each: each.start_s)
+    spelling = {normalize_name(label): label for label in known}
+    named = ((spelling.get(normalize_name(each.label)), each) for each in stream.actions)
+    actions = sorted((replace(each, label=label) for label, each in named if label), key=lambda each: each.start_s)
     result = StreamScore(stream.minutes, Counter(each.label for each in actions))
     open_actions = list(actions)
     for event in events:

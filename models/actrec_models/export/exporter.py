@@ -194,6 +194,7 @@ def with_evaluation(
         else:
             fitted, described = rejection.calibrate(recipe, session, *roots)
         chosen = fitted.for_package(described)
+        figures = {name: figure for name, figure in figures.items() if name not in _REJECTION_FIGURES}
         if "recordings" in figures:  # a later evaluation must not count the recordings of the rejection as new
             used = rejection.calibration_recordings(recipe, session.package.labels, *roots)
             figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *used]))
@@ -203,6 +204,12 @@ def with_evaluation(
             figures |= _rejection_figures(fitted, judged, judged.argmax(axis=1) == test.labels, unknown)
     trained = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
     return dataclasses.replace(draft, rejection=chosen, provenance=trained)
+
+
+_REJECTION_FIGURES = (
+    "test_confidence", "test_ece", "test_rejected", "test_right_and_accepted", "unknown_rejected", "unknown_clips",
+)  # fmt: skip
+"""Names of the figures of `_rejection_figures`: the ones of an earlier rejection do not hold for another."""
 
 
 def _rejection_figures(
@@ -314,7 +321,7 @@ def _accuracy_rows(trained: Provenance) -> list[tuple[str, str]]:
         share = figures["accuracy_without_copies"]
         accuracy += f"; {share:.1%} of the {left} that are not in the training part as well"
     if "evaluated_by" in figures:
-        accuracy += f", by {figures['evaluated_by']}, of the head on the frozen backbone"
+        accuracy += f", by {figures['evaluated_by']}, of the {figures.get('procedure', 'head on the frozen backbone')}"
     seeds = [part["seed"] for part in figures.get("fused", [])] or [trained.seed]
     seed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     rate = f" at {trained.rates_text}" if trained.frame_rates else ""

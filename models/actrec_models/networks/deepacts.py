@@ -45,8 +45,7 @@ Readings, choices where the paper is silent or ambiguous:
 - **ImageNet.** Stamps are normalized by ImageNet's mean and deviation inside the network. Pretraining is not
   mentioned: `--init` gives every branch the same checkpoint, else torchvision's initialization.
 - **EfficientNet and ResNet.** B0 with dropout 0.2 and stochastic depth 0.2; ResNet-50 is torchvision's v1.5.
-- **"Multi-CNN".** EfficientNet and ResNet-50 for each modality beside the graph: 2 × 5 + 5 branches.
-- **"Modality-specific branches"** share no weights.
+- **"Multi-CNN".** EfficientNet and ResNet-50 for each modality beside the graph: 2 × 5 + 5 branches, no shared weights.
 - **HCN on DeepActs (Table 1).** Not described: one HCN per modality on joints over time, with its paper's width and
   layers, scores summed; T = 60 instead of its 32. Its motion, the frame difference stretched to T, is one constant
   T×T matrix.
@@ -54,8 +53,7 @@ Readings, choices where the paper is silent or ambiguous:
 - **Hand graph.** Two trees of 21 nodes without an edge between them (Fig. 3): A_k is block-diagonal, 42×42.
 - **Face graph.** Jaw, brows, nose, eyes and lips are chains (Fig. 3) attached to the nose root (27), so the graph is
   connected and has a root.
-- **Bones** have 25 nodes; the root's is zero.
-- **Table 2.** "Body" is joints, "Motion" optical flow; bones are row D, although the text counts them as motion.
+- **Table 2.** "Body" is joints, "Motion" optical flow; bones (the root's is zero) are row D, in the text motion.
 """
 
 import dataclasses
@@ -127,15 +125,21 @@ class DeepActsOptions:
 
 
 @dataclass(frozen=True)
-class DeepActsGraphConfig(DeepActsOptions):
+class JointOptions(DeepActsOptions):
+    """Options of the networks on joints over time."""
+
+    pitch_deg: float = setting(
+        0.0, "downward angle of the axes, see `SkeletonPreprocessing`", unit="deg", range=(-90.0, 90.0)
+    )
+
+
+@dataclass(frozen=True)
+class DeepActsGraphConfig(JointOptions):
     """Options of `deepacts_graph`; the defaults are the paper's."""
 
     width: int = setting(64, "channels of the first block", range=(4, 512))
     kernel: int = setting(9, "temporal kernel of a block, odd", range=(1, 31))
     dropout: float = setting(0.0, "in each block of the graph network", range=(0.0, 0.9))
-    pitch_deg: float = setting(
-        0.0, "downward angle of the axes, see `SkeletonPreprocessing`", unit="deg", range=(-90.0, 90.0)
-    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ class CnnOptions(DeepActsOptions):
 
 
 @dataclass(frozen=True)
-class DeepActsCnnConfig(CnnOptions):
+class DeepActsCnnConfig(CnnOptions, JointOptions):
     """Options of `deepacts_cnn`; the defaults are the paper's."""
 
     cnn: str = setting(
@@ -192,10 +196,9 @@ def modality_joints(options: DeepActsOptions, modality: str) -> Joints:
     return dataclasses.replace(joints, layout=options.layout)
 
 
-def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
+def graph_specs(options: JointOptions) -> list[InputSpec]:
     """Return an input (M, 3, T, N) per modality: joints over time, for the graph network and HCN."""
-    pitch = getattr(options, "pitch_deg", 0.0)
-    specs = []
+    pitch, specs = options.pitch_deg, []
     for name in options.modalities:
         joints = modality_joints(options, name)
         shape = (options.bodies, 3, options.frames, len(joints))
@@ -423,6 +426,8 @@ class DeepActsCnn(_Branches):
             if c.frames < HCN_POOLING:
                 raise ConfigError(f"frames is {c.frames}: HCN halves them four times, so that it needs {HCN_POOLING}")
             return Hcn(c.num_classes, c.frames, len(joints), **options)
+        if c.pitch_deg:
+            raise ConfigError(f"pitch_deg turns joints, but {c.cnn} takes stamps: leave it out, or set cnn to hcn")
         network = {"efficientnet_b0": EfficientNetB0, "resnet50": ResNet50}[c.cnn]
         return StampBranch(network(c.num_classes, depth=c.cnn_depth, **options), c.num_classes)
 
@@ -448,7 +453,8 @@ class _Ensemble(Network):
             check_choice("cnns", self.config.cnns, IMAGE_NETWORKS)
         names = self.config.cnns if multiple else (self.config.cnn,)
         self.graph = DeepActsGraph(**self._options_of(DeepActsGraphConfig))
-        shared = self._options_of(CnnOptions)
+        pitch = {"pitch_deg": self.config.pitch_deg} if "hcn" in names else {}  # it shares the graph network's inputs
+        shared = {**self._options_of(CnnOptions), **pitch}
         self.cnns = nn.ModuleDict({name: DeepActsCnn(**shared, cnn=name) for name in names})
 
     @property

@@ -348,6 +348,10 @@ class SemSpa(Network):
         super().__init__(**options)
         c = self.config
         shared = {"num_classes": c.num_classes, "bodies": c.bodies, "layout": c.layout}
+        set_here = {"sem_options": {*shared, "frames", "streams"}, "spa_options": {*shared, "frames"}}
+        for name, fixed in set_here.items():
+            if both := sorted(fixed & getattr(c, name).keys()):
+                raise ConfigError(f"{name} has {both[0]}, which is an option of sem_spa itself: set it there")
         self.sem = SemNet(**{**c.sem_options, **shared, "frames": c.frames, "streams": c.streams})
         self.spa = SPA[c.spa](**{**c.spa_options, **shared, "frames": min(c.spa_frames, c.frames)})
         self.base_channels = {f"spa.{name}": channels for name, channels in self.spa.base_channels.items()}

@@ -213,7 +213,7 @@ class TrainingRun:
                 if stage.name in module.network.stages:
                     module.network.stage(stage.name)
                 made = [spec.name for spec in module.network.stage_input_specs]
-                check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage), made)
+                check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage), made, self.background)
         if module.network.stages:
             module.network.stage("")
         warn_missing_streams(self.clips, module.network.input_specs, recipe)

@@ -84,6 +84,12 @@ def test_check_frames_wrong_depth_unit_names_depth_scale_that_mends_it(data_root
     assert unit.ok or ("wrong by a factor of 10" in unit.value and unit.remedy.startswith("set depth_scale to 0.001 m"))
 
 
+def test_check_frames_of_a_camera_upside_down_takes_its_mount() -> None:
+    camera = {"camera_roll": 180.0, "mount": "upside_down", "realtime": False, "actions": ["idle"]}
+    rate, unit = doctor.check_frames("simulated", camera)
+    assert rate.ok and unit.ok, (rate, unit)
+
+
 def test_check_frames_slow_camera_without_people_names_rate_and_missing_person() -> None:
     camera = {"fps": 4.0, "actors": 0, "realtime": False, "width": 160, "height": 120}
     rate, unit = doctor.check_frames("simulated", camera)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 import re
@@ -119,6 +118,13 @@ def test_label_simulated_wave_without_depth_is_found_at_its_place(wave, tmp_path
     assert "wave" in printed.out and "1 action(s) of 1 person(s) in 60 frames" in printed.out
 
 
+def test_label_frames_too_far_apart_end_with_the_cause(wave, capsys) -> None:
+    assert main(["label", str(wave), "--every", "6"]) == 0
+    printed = capsys.readouterr()
+    assert "0 action(s) of 1 person(s) in 10 frames" in printed.out
+    assert "windows restart too often to be labeled: skeletons are more than max_gap_s (0.5 s) apart" in printed.err
+
+
 @pytest.mark.slow
 def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tmp_path) -> None:
     out = tmp_path / "labeled.mp4"
@@ -129,10 +135,7 @@ def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tm
 
 
 @pytest.mark.slow
-def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys, monkeypatch) -> None:
-    """With the video's times: a slow machine takes its frames more slowly, and would see slow motion."""
-    stamps = itertools.count(1)
-    monkeypatch.setattr(webcam._Reader, "_stamp_ns", lambda _: next(stamps) * 100_000_000)
+def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys) -> None:
     (code,) = blocks(tutorial("webcam"), "python")
     exec(code.replace('SOURCE = "0"', f"SOURCE = {str(wave)!r}"), {})
     printed = capsys.readouterr().out
@@ -245,6 +248,8 @@ def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> 
         ([video, "--model", flow], 2, "requires scene flow, which needs depth, .* such as joint_tcn_everyday"),
         ([video, "--model", "nonsense"], 1, "no model package 'nonsense'; known: "),
         ([video, "--set", "nonsense=1"], 2, "unknown option nonsense"),
+        ([video, "--set", "nonsense=1", "--set", "top_k=2"], 2, "unknown option nonsense"),
+        ([video, "--recording", "mount=up", "--recording", "hfov_deg=70"], 2, "mount is 'up'"),
         ([video, "--recording", "mount=sideways"], 2, "mount is 'sideways', expected level, upside_down"),
         ([skeletons, "--out", str(tmp_path / "out.mp4")], 2, "has joints without images: leave out --out"),
     ):

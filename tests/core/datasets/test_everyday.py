@@ -1,13 +1,16 @@
 """The merged dataset of everyday actions and its vocabulary."""
 
+import shutil
+from functools import partial
 from itertools import chain
 
 import numpy as np
 import pytest
 
 from actrec import datasets
+from actrec.datasets.base import Clip, LazyStreams
 from actrec.datasets.everyday import FINAL_SETS, SETS, vocabulary
-from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from tests.core.datasets.motion_files import FOLDERS
 
 
@@ -143,6 +146,38 @@ def test_everyday_waiting_is_cut_off_and_becomes_unknown(data_root, tmp_path):
     assert trimmed.fingerprint([action]) != whole.fingerprint([action])
     seconds = [np.mean([np.ptp(s.read(e).stamps_ns) for e in list(entries.values())[::9]]) for s in (trimmed, whole)]
     assert 0.6 < seconds[0] / seconds[1] < 0.95
+
+
+def test_everyday_reads_published_nucla_and_leaves_a_damaged_file_to_its_item(data_root, tmp_path):
+    raw = sorted((data_root / "nucla/raw").glob("*.json"))
+    (tmp_path / "nucla").mkdir()
+    for file in raw:
+        shutil.copy(file, tmp_path / "nucla")
+    (tmp_path / "nucla" / raw[0].name).write_text("{")
+    source, packed = datasets.source("everyday", tmp_path), datasets.source("everyday", data_root, sets=["nucla"])
+    items = {entry.name: entry for entry in (*packed.entries(), *packed.unknown_entries())}
+    found = [*source.entries(), *source.unknown_entries()]
+    damaged = [entry for entry in found if raw[0].stem in entry.name]
+    assert len(found) > len(damaged) > 0 and {entry.name for entry in found} <= items.keys()
+    for entry in damaged:
+        with pytest.raises(InputError, match=f"{raw[0].name}' is corrupt"):
+            source.read(entry)
+    for entry in found:
+        if entry not in damaged:
+            np.testing.assert_array_equal(source.read(entry).bodies, packed.read(items[entry.name]).bodies)
+
+
+def test_cut_clip_has_the_images_of_its_frames():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    bodies = np.arange(6, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
+    plain: dict[str, np.ndarray] = {"color": images, "pixels": bodies[..., :2], "up": np.array([0, -1, 0], np.float32)}
+    lazy = LazyStreams({key: partial(np.array, value) for key, value in plain.items()}, {"color": images.__getitem__})
+    for streams in (plain, lazy):
+        cut = Clip("a", 0, np.arange(6) * 10, bodies, streams).cut(slice(2, 5)).cut(slice(1, None))
+        assert cut.stamps_ns.tolist() == [30, 40] and cut.streams["color"][:, 0, 0, 0].tolist() == [3, 4]
+        assert cut.bodies[0, :, 0, 0].tolist() == cut.streams["pixels"][0, :, 0, 0].tolist() == [3, 4]
+        assert cut.streams["up"].tolist() == [0, -1, 0]
+        assert cut.at_stamps(np.array([40]))["color"][0, 0, 0, 0] == 4
 
 
 def test_everyday_performances_only_train(root):

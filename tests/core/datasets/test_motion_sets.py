@@ -225,6 +225,18 @@ def test_utkinect_actions_are_cut_from_recordings(tmp_path):
     assert walk.bodies[0, 0, INDEX["shoulder_left"], 0] > 0 > walk.bodies[0, 0, INDEX["shoulder_right"], 0]
 
 
+def test_utkinect_in_linked_folders_read(tmp_path):
+    for folder, file, text in (
+        ("a", "joints_s01_e01.txt", utkinect_text()),
+        ("b", "actionLabel.txt", UTKINECT_LABELS),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(text)
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / "root" / folder).symlink_to(tmp_path / folder)
+    assert len(datasets.source("utkinect", tmp_path / "root").entries()) == 2
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 

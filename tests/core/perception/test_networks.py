@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from actrec.cameras.simulated import SimulatedCamera
+from actrec.inference.onnxruntime_backend import takes_cuda
 from actrec.perception import networks
 from actrec.perception.body import refine
 from actrec.perception.networks import (
@@ -108,6 +109,9 @@ def test_precision_is_int8_if_asked_for_and_the_network_has_it():
     assert PerceptionNetwork("hand_landmarks_lite", NetworkConfig()).device == "CPU, 1 thread"
     int8 = NetworkConfig(cpu_precision="int8")
     assert PerceptionNetwork("hand_landmarks_lite", int8).device == "CPU, 1 thread, int8"
+    if not takes_cuda("auto"):
+        found = PerceptionNetwork("hand_landmarks_lite", dataclasses.replace(int8, device="auto"))
+        assert found.device == "CPU, 1 thread, int8"
     assert PerceptionNetwork("face_landmarks", int8).device == "CPU, 1 thread"
 
 

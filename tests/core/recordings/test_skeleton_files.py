@@ -14,7 +14,7 @@ from actrec.datasets.ntu.skeletons import COLOR_SIZE
 from actrec.perception.gravity import angle_deg
 from actrec.perception.recorded_joints import read_bodies
 from actrec.recognition.offline import OfflineRecognizer
-from actrec.recordings import RecordingConfig, open_recording, skeleton_files
+from actrec.recordings import RecordingConfig, labels, open_recording, skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
 from actrec.utils import gravity
@@ -255,6 +255,17 @@ def test_open_sequences_mat_of_too_large_arrays_raises_before_they_are_unpacked(
     with pytest.raises(InputError, match=r"packed\.mat' is corrupt .*its arrays have more than 100000 bytes"):
         skeleton_files.open_sequences(tmp_path / "packed.mat")
     assert len(skeleton_files.open_sequences(data_root / "utd_mhad/skeleton/a1_s1_t1_skeleton.mat")) == 1
+
+
+def test_files_with_names_in_capitals_are_recordings(tmp_path, data_root):
+    whole = next((data_root / "nucla/raw").glob("*.json"))
+    shutil.copy(whole, tmp_path / "A.JSON")
+    joints = nucla.read_nucla_json(whole).bodies[0]
+    np.savez(tmp_path / "b.npz", positions=joints, layout="kinect_v2_25", fps=30.0)
+    (tmp_path / "b.npz").rename(tmp_path / "B.NPZ")
+    for name in ("A.JSON", "B.NPZ"):
+        assert len(skeleton_files.open_sequence(tmp_path / name).stamps_ns) == len(joints)
+    assert labels.is_recording(tmp_path / "A.JSON") and labels.is_recording(tmp_path / "B.NPZ")
 
 
 def test_open_sequences_pickled_arrays_raises(tmp_path):

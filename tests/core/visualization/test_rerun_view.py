@@ -153,6 +153,7 @@ def test_view_command_recording_logged(rerun, data_root, capsys):
     [
         (["--driver-option", "path=x"], "--driver-option: needs --driver"),
         (["--driver", "simulated", "--ros-args", "-r", "a:=b"], "--ros-args: not used with --driver"),
+        (["--driver", "simulated", "--hands-and-face"], "--hands-and-face: of a running graph, not used with --driver"),
         (["--driver", "nosuch"], "unknown camera driver 'nosuch'"),
     ],
 )

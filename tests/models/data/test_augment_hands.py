@@ -85,6 +85,22 @@ def test_hand_augmentation_without_hands_raises(data_root):
         check_streams(bodies, specs, config.build(recipe.Recipe, settings))
 
 
+def test_background_needs_only_the_streams_that_the_network_takes():
+    bodies, images = np.zeros((1, 2, 25, 3), np.float32), np.zeros((2, 4, 4, 3), np.uint8)
+    clips, others = (
+        datasets.ClipDataset([datasets.Clip("clip", 0, np.arange(2), bodies, streams)], ("wave", "clap"))
+        for streams in ({"color": images}, {})
+    )
+    for model in ("sem_net", "p_i3d"):
+        specs = create(model, num_classes=2).input_specs
+        chosen = config.build(recipe.Recipe, {"model": model, "background": 0.1})
+        if model == "sem_net":
+            check_streams(clips, specs, chosen, background=others)
+        else:
+            with pytest.raises(ConfigError, match="clips of the background hold no color, which p_i3d takes"):
+                check_streams(clips, specs, chosen, background=others)
+
+
 @pytest.mark.parametrize(
     ("classes", "layout", "changes", "message"),
     [

@@ -96,6 +96,19 @@ def test_prepare_folder_recording_identified_by_its_files(tmp_path):
     assert workers.signature(entry, PrepareConfig()) != expected
 
 
+def test_prepare_again_corrected_file_of_the_same_size_is_prepared(tmp_path):
+    joints = np.random.default_rng(0).normal(3.0, 0.3, (30, 25, 3))
+    for name in ("wave", "clap"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        np.savez(tmp_path / "mine" / name / "a.npz", positions=joints, layout="kinect_v2_25", fps=30.0)
+    first = prepare("folder", tmp_path / "mine", tmp_path / "out")
+    np.savez(tmp_path / "mine/wave/a.npz", positions=joints, layout="kinect_v2_25", fps=15.0)
+    second, clips = prepare("folder", tmp_path / "mine", tmp_path / "out"), PreparedDataset(tmp_path / "out")
+    assert (first.prepared, second.prepared) == (2, 1)
+    assert np.ptp(clips[clips.names.index("wave/a.npz")].stamps_ns) == pytest.approx(29 / 15 * 1e9, abs=10)
+    assert prepare("folder", tmp_path / "mine", tmp_path / "out").prepared == 0
+
+
 def test_prepare_again_lost_shards_prepares_their_clips_again(published, tmp_path):
     out = tmp_path / "out"
     first = prepare("nucla", published, out, run=Run(shard_bytes=60_000))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actrec import cli, datasets
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.gravity import angle_deg, body_axis, median_direction
 from actrec.perception.pipeline import BodyPerception
 from actrec.simulation.scene import scene_from_scripts
@@ -20,6 +21,7 @@ from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.data import rendered_skeletons
 from actrec_models.training import recipe, trainer
+from tests.models.own_recordings import body, write_bag
 
 
 @pytest.mark.slow
@@ -126,6 +128,27 @@ def test_add_keeps_rendered_clips_of_training_people_and_their_metadata(data_roo
     assert len(both) == len(parts["train"]) + 1 and both.names[-1] == parts["train"].names[0]
     assert both.metas[-1] == {**parts["train"].metas[0], "set": "rendered"} and both.metas[0] == parts["train"].metas[0]
     np.testing.assert_allclose(both[len(both) - 1].bodies, both[0].leveled().bodies, atol=1e-5)
+
+
+def test_add_rendered_clips_have_the_recordings_of_their_originals(tmp_path):
+    for name, speed in (("wave/a", 0.1), ("clap/b", 0.3)):
+        write_bag(tmp_path / "mine" / name, lambda t, v=speed: [body(v * t)])
+    clips = datasets.create("folder", tmp_path / "mine", split="all")
+    rendered_skeletons.write(tmp_path / "rendered.npz", [clips[0]])
+    both = rendered_skeletons.add(clips, str(tmp_path / "rendered.npz"))
+    assert both.recordings == (*clips.recordings, clips.recordings[0]) and all(clips.recordings)
+    assert both.identities() == clips.identities()
+
+
+def test_rendering_skips_a_clip_that_cannot_be_read():
+    class Damaged(ClipDataset):
+        def __getitem__(self, index):
+            raise InputError(f"'{self.names[index]}.npz' is truncated")
+
+    stamps = np.arange(3) * 66_666_667
+    clips = Damaged([Clip("a", 0, stamps, np.zeros((1, 3, 25, 3), np.float32))], ("wave",))
+    found, skipped = rendered_skeletons.estimate_all([clips], 1, 15.0, 1, quiet=True)
+    assert (found, skipped) == ([], ["a skipped: 'a.npz' is truncated"])
 
 
 def test_training_with_the_rendered_clips_of_other_people_is_refused(data_root, tmp_path):

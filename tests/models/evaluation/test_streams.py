@@ -116,6 +116,11 @@ def test_score_event_of_other_body_is_false() -> None:
     assert (found.found, found.false_events) == ({"left": 1}, {"left": 1})
 
 
+def test_score_label_of_another_spelling_is_the_models() -> None:
+    found = streams.score(stream(("Far_", 10, 12), ("lift", 20, 22)), [event("far", 11)], [], LABELS)
+    assert (found.actions, found.found, found.false_events) == ({"far": 1}, {"far": 1}, {})
+
+
 def test_score_labels_time_and_changes() -> None:
     recording = stream(("left", 10, 20))
     labels = [label("unknown", 0), label("left", 12), label("right", 15), label("left", 18), label("unknown", 30)]
@@ -182,6 +187,34 @@ def test_open_streams_of_a_bag_has_its_bodies_and_spans(tmp_path: Path) -> None:
     write_labels(tmp_path / "labels.csv", [LabeledClip("gone", "walk", 0.5, 1.5)])
     with pytest.raises(DeviceError, match="gone'"):
         streams.open_streams(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "start_s", "message"),
+    [
+        ("body_7", 0.5, "monday' has no body 'body_7' for 'walk'; it has body_1"),
+        ("", 30.0, "monday' lasts 1.90 s, but its 'walk' starts at 30 s: give start_s and end_s in seconds"),
+    ],
+)
+def test_open_streams_action_outside_the_recording_raises(
+    body: str, start_s: float, message: str, tmp_path: Path
+) -> None:
+    own_recordings.write_bag(tmp_path / "monday", own_recordings.walker)
+    write_labels(tmp_path / "labels.csv", [LabeledClip("monday", "walk", start_s, start_s + 1, body=body)])
+    with pytest.raises(InputError, match=message):
+        streams.open_streams(tmp_path)
+
+
+def test_evaluate_warns_of_labels_and_pauses_that_leave_nothing_to_find(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies = np.tile(person_at(0.0, 4.0), (1, 30, 1, 1))
+    sequence = SkeletonSequence(
+        "slow", np.arange(30) * ns(0.6), bodies, np.ones_like(bodies[..., 0]), bodies[..., :2], ("body_1",)
+    )
+    found = streams.evaluate(session, [ActionStream(sequence, (LabeledClip("slow", "wave", 1, 3),))])
+    assert found.labeled_s == 0 and "model tiny has no class wave: events in these actions are false" in caplog.text
+    assert "slow: windows restart too often to be labeled: skeletons are more than max_gap_s" in caplog.text
 
 
 def test_eval_stream_without_labels_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

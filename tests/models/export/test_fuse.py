@@ -289,6 +289,7 @@ def test_fuse_incompatible_streams_refused(tmp_path, capsys, changes, message):
         (["one", "other", "--fuse", "softmax", "--weights", "1", "0"], "other has weight 0"),
         (["one", "other", "--fuse", "softmax", "--calibrate"], "--calibrate needs a single package"),
         (["one", "other", "--fuse", "softmax", "--classes", "a,b"], "--classes belongs to --network"),
+        (["one", "other", "--fuse", "softmax", "--events", "0.7"], "--events is a step of its own: fuse first"),
         (["--network", "sem_net", "--fuse", "softmax"], "--fuse needs several trained networks"),
     ],
 )

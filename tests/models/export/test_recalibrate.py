@@ -83,7 +83,7 @@ def test_export_chooses_threshold_on_unknown_recordings(recordings, exported, ca
     assert json.loads(capsys.readouterr().out)["unknown_clips"] == 1
 
 
-def test_export_calibrate_chooses_threshold_again(exported, caplog):
+def test_export_calibrate_chooses_threshold_again(recordings, exported, caplog):
     tmp_path, common = exported
     made = package.load(tmp_path / "made")
     (tmp_path / "other").mkdir()
@@ -106,6 +106,13 @@ def test_export_calibrate_chooses_threshold_again(exported, caplog):
     assert made.rejection.note in (tmp_path / "again/README.md").read_text()
     assert "expected calibration error" in (tmp_path / "again/README.md").read_text()
     assert main([*calibrate, str(tmp_path / "recipe.yaml"), "--overwrite", *common]) == 0
+    if (recordings / "labels.csv").is_file():  # then without unknown recordings in the test part
+        shutil.copytree(recordings, tmp_path / "fewer")
+        rows = (recordings / "labels.csv").read_text().replace("unknown_2,unknown,test", "unknown_2,unknown,train")
+        (tmp_path / "fewer/labels.csv").write_text(rows)
+        assert main([*calibrate, "--overwrite", "--root", str(tmp_path / "fewer"), *common[2:]]) == 0
+        figures = package.load(tmp_path / "again").provenance.figures
+        assert "unknown_clips" not in figures and "unknown_rejected" not in figures and "test_ece" in figures
 
 
 def test_train_folder_of_unknown_recordings_alone_refused(tmp_path, capsys):

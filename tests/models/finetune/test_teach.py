@@ -122,6 +122,7 @@ def test_teach_command_writes_working_package(mine, tmp_path, capsys, utd):
     card = (out / "README.md").read_text()
     assert "In float16" not in card and session.package.float16 is None, "float16 network of the base"
     assert "How it was taught" in card and "fewer than 10 clips of 'clap' (4)" in card
+    assert "by leave one person out, of the head on the frozen network" in card
     assert main(command) == 1
     assert "exists: choose another name, or overwrite it (--overwrite)" in capsys.readouterr().err
     _check_eval_of_other_recordings(out, mine, tmp_path, utd, capsys)

@@ -119,6 +119,13 @@ def test_hcn_has_published_layers():
     assert sum(p.numel() for p in Hcn(60, 32, 25).parameters()) == expected
 
 
+@pytest.mark.parametrize(("name", "cnn"), [("deepacts", "hcn"), ("deepacts", "resnet50"), ("deepacts_cnn", "hcn")])
+def test_pitch_of_the_axes_holds_for_every_input_of_joints(name, cnn):
+    specs = network(name, cnn=cnn, pitch_deg=15.0, modalities=("body", "bones")).input_specs
+    pitches = {spec.name: spec.preprocessing.get("pitch_deg", 0.0) for spec in specs}
+    assert {key: value for key, value in pitches.items() if "stamp" not in key} == {"body": 15.0, "bones": 15.0}
+
+
 def test_motion_matrix_gives_stretched_differences():
     joints = torch.randn(4, 3, 20, 25)
     difference = joints[:, :, 1:] - joints[:, :, :-1]
@@ -326,6 +333,7 @@ def test_deepacts_imagenet_weights_fill_every_branch():
         ("deepacts_graph", {"kernel": 4}, "kernel is 4"),
         ("deepacts_cnn", {"cnn": "vgg16"}, "cnn is 'vgg16', allowed: efficientnet_b0, resnet50, hcn"),
         ("deepacts_cnn", {"cnn": "hcn", "frames": 12}, "frames is 12: HCN"),
+        ("deepacts_cnn", {"pitch_deg": 15.0}, "pitch_deg turns joints, but efficientnet_b0 takes stamps"),
         ("deepacts_multi", {"cnns": ("hcn",)}, "cnns is hcn; choose from efficientnet_b0, resnet50"),
         ("deepacts_cnn", {"extrema": {"voice": [0, 1]}}, "extrema names voice"),
         ("deepacts_cnn", {"extrema": {"body": [1, -1]}}, r"extrema: body is \[1, -1\], expected \[c_min, c_max\]"),

@@ -84,5 +84,8 @@ def test_sem_spa_bad_input_refused():
         batch(model, frames=9)
     with pytest.raises(ConfigError, match="unknown option color"):
         network(spa_options={"color": 1})
+    for options in ({"sem_options": {"streams": "joint"}}, {"spa_options": {"frames": 4}}):
+        with pytest.raises(ConfigError, match=r"_options has (streams|frames), which is an option of sem_spa itself"):
+            network(**options)
     with pytest.raises(ConfigError, match=r"spa is '5d', allowed: 4d, 3p1d"):
         network(spa="5d")
