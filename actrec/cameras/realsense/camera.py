@@ -23,6 +23,7 @@ from actrec.utils.registration import Registration
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+_GONE_S = 0.5  # time without a frame after which the devices are listed
 _RESET_S = 15.0  # timeout for the camera to reappear after a reset
 _MAX_FIT_ERROR_PX = 0.1
 _GRID_SIZE = 25
@@ -200,8 +201,8 @@ class RealSenseCamera(DeviceCamera):
         return profile
 
     def _next(self, deadline: float) -> Any:
-        """Return the newest frameset; None after the deadline."""
-        pipeline = self._opened()
+        """Return the newest frameset; None after the deadline, or soon if the device is gone."""
+        pipeline, looked = self._opened(), time.monotonic()
         with contextlib.suppress(RuntimeError):  # the device was unplugged
             # Stopping the pipeline does not wake a waiting thread, so poll.
             while self._source is pipeline and (remaining := deadline - time.monotonic()) > 0:
@@ -210,6 +211,10 @@ class RealSenseCamera(DeviceCamera):
                     frames = newer
                 if arrived:
                     return frames
+                if self.live and time.monotonic() - looked >= _GONE_S:
+                    looked = time.monotonic()
+                    if self.serial not in realsense_device.connected(self._context):
+                        break
         return None
 
     def _no_frame_error(self, timeout_s: float) -> DeviceError | EndOfStream:

@@ -176,6 +176,10 @@ def test_camera_unplugged_and_replugged_opens_again(device, context, monkeypatch
         patch.setattr(realsense_device, "connected", lambda context: {})
         with pytest.raises(DeviceError, match="843112070001 was unplugged: plug it in"):
             camera.read(0.1)
+        began = time.monotonic()
+        with pytest.raises(DeviceError, match="843112070001 was unplugged: plug it in"):
+            camera.read(3600.0)  # it does not wait for frames that cannot come
+        assert time.monotonic() - began < 600
     camera.close()
     with pytest.raises(DeviceError, match="no RealSense is connected"):
         camera.open()
