@@ -201,7 +201,7 @@ class RealSenseCamera(DeviceCamera):
         return profile
 
     def _next(self, deadline: float) -> Any:
-        """Return the newest frameset; None after the deadline, or soon if the device is gone."""
+        """Return the newest frameset; None after the deadline, or soon after an unplugging."""
         pipeline, looked = self._opened(), time.monotonic()
         with contextlib.suppress(RuntimeError):  # the device was unplugged
             # Stopping the pipeline does not wake a waiting thread, so poll.
