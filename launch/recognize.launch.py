@@ -19,7 +19,6 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes.bringup import launching, transport
 from actrec_nodes.bringup.endings import PARENT
@@ -53,7 +52,7 @@ def nodes(context: LaunchContext) -> list[Any]:
             namespace=planned.namespace,
             output="screen",
             arguments=process.arguments,
-            parameters=[*process.files, {name: typed(value) for name, value in process.parameters.items()}],
+            parameters=[*process.files, launching.typed(process.parameters)],
             remappings=planned.remappings,
             additional_env=process.environment,
             # Used only where security is on: deploy/sros2.
@@ -63,8 +62,3 @@ def nodes(context: LaunchContext) -> list[Any]:
         )
         for process in planned.processes
     ]
-
-
-def typed(value: Any) -> Any:
-    """Return a text as a text: launch parses it as YAML, which would change "/data/run #3" and the number 017."""
-    return ParameterValue(value, value_type=str) if isinstance(value, str) else value

@@ -5,13 +5,11 @@ Example:
 """
 
 import os
-from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes.bringup import launching
 from actrec_nodes.bringup.endings import PARENT
@@ -34,13 +32,8 @@ def recorder(context: LaunchContext) -> list[Node]:
             executable="record_node",
             namespace=given["namespace"],
             output="screen",
-            parameters=[{name: typed(value) for name, value in launching.recording(given).items()}],
+            parameters=[launching.typed(launching.recording(given))],
             remappings=launching.recording_remaps(given),
             additional_env={PARENT: str(os.getpid())},  # it does not outlive a killed launch
         )
     ]
-
-
-def typed(value: Any) -> Any:
-    """Return a text as a text: launch parses it as YAML, which would change "/data/run #3" and the date 2026-10-07."""
-    return ParameterValue(value, value_type=str) if isinstance(value, str) else value

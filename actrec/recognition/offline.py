@@ -136,7 +136,8 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
             recognizer.add_faces(stamp, people.faces)
         self._unleveled += up is None and bool(people.bodies or people.hands)
         predictions = recognizer.predict()
-        self._slow = recognizer.slow or self._slow
+        if predictions:
+            self._slow = recognizer.slow or self._slow
         for lost in ended:
             self._labels.pop(lost.body_id, None)
         self._labels.update((made.body_id, made) for made in predictions if made.body_id)

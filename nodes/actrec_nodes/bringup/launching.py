@@ -266,3 +266,13 @@ def recording(given: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"launch argument duration_s is '{given['duration_s']}', expected a number") from error
     chosen = {"topics": given["topics"].split()} if given["topics"].split() else {}
     return {"out": given["out"], "use_sim_time": is_true(given, "use_sim_time"), **duration, **chosen}
+
+
+def typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters for launch with texts as texts: it parses them as YAML, also "/data/run #3" and 2026-10-07."""
+    from launch_ros.parameter_descriptions import ParameterValue
+
+    return {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
