@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # colcon must not build one package twice at once
 .PHONY: help system venv build demo test test-all check core coverage lint format docs bench workspace wheel clean distclean
 
 # Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, rtx, view, docs. On a robot: make venv EXTRAS=live
@@ -29,6 +30,12 @@ venv: .venv/.ready ## create .venv with ROS 2 (sourced distribution, or wheels) 
 HELD := $(shell cat .venv/.extras 2>/dev/null || echo $(EXTRAS))
 ifneq ($(filter-out file,$(origin EXTRAS))$(filter test test-all check coverage lint format,$(MAKECMDGOALS)),)
 ifneq ($(filter-out $(HELD),$(EXTRAS)),)
+.PHONY: .venv/.ready
+endif
+endif
+# Also if a ROS 2 distribution is sourced that .venv was not made with.
+ifneq ($(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH),$(wildcard .venv/ros2)),)
+ifneq ($(ROS_DISTRO),$(shell cat .venv/ros2))
 .PHONY: .venv/.ready
 endif
 endif

@@ -106,6 +106,7 @@ EXTRAS = {
     ],
     "train": [
         "torch>=2.4",
+        "rosbags>=0.11.9",
         "lightning>=2.4",
         "tensorboard>=2.14",
         "matplotlib>=3.7",

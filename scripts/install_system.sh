@@ -20,9 +20,10 @@ command -v g++ >/dev/null || missing+=(g++)
 if ! command -v "$python" >/dev/null; then
   missing+=(python3 python3-venv python3-dev)
 else
-  "$python" -c "import ensurepip, venv" 2>/dev/null || missing+=(python3-venv)
+  version="$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')"
+  "$python" -c "import ensurepip, venv" 2>/dev/null || missing+=("$version-venv")
   "$python" -c "import pathlib, sys, sysconfig
-sys.exit(not (pathlib.Path(sysconfig.get_paths()['include']) / 'Python.h').exists())" || missing+=(python3-dev)
+sys.exit(not (pathlib.Path(sysconfig.get_paths()['include']) / 'Python.h').exists())" || missing+=("$version-dev")
 fi
 # Needed by Qt in OpenCV's wheel.
 have_library libGL.so.1 || missing+=(libgl1)

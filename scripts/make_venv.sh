@@ -1,17 +1,30 @@
 #!/usr/bin/env bash
 # Creates .venv in the project folder:  scripts/make_venv.sh "live train dev"
 #
-# If a ROS 2 distribution is sourced, the environment uses its Python packages, rclpy and colcon. Otherwise ROS 2 Jazzy is
-# installed from wheels. The choice is written to .venv/ros2.
+# If a ROS 2 distribution is sourced, or .venv was made with one, the environment uses its Python packages, rclpy and colcon.
+# Otherwise ROS 2 Jazzy is installed from wheels. The choice is written to .venv/ros2.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras="${1:-live train dev}"
 python="${PYTHON:-python3}"
 
-ros=wheels
-if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "$python" -c "import rclpy" 2>/dev/null; then
+ros="$(cat .venv/ros2 2>/dev/null || echo wheels)"
+if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ]; then
   ros="$ROS_DISTRO"
+  if ! "$python" -c "import rclpy" 2>/dev/null; then
+    echo "actrec: $("$python" --version) cannot import rclpy of ROS 2 $ros, which is sourced: make venv PYTHON=/usr/bin/python3;" \
+      "or take ROS 2 from wheels: env -u ROS_DISTRO make venv" >&2
+    exit 1
+  fi
+elif [ "$ros" != wheels ]; then
+  if [ ! -f "/opt/ros/$ros/setup.bash" ]; then
+    echo "actrec: .venv was made with ROS 2 $ros: source its setup.bash first, or start anew: make distclean" >&2
+    exit 1
+  fi
+  set +u
+  . "/opt/ros/$ros/setup.bash"
+  set -u
 fi
 "$python" - <<'CHECK'
 import sys
@@ -28,16 +41,25 @@ fi
 if [ -f .venv/ros2 ] && [ "$(cat .venv/ros2)" != "$ros" ]; then
   # ROS 2 changed: recreate .venv, because the libraries of two versions must not mix.
   rm -rf .venv
+  hash -r # $python may have been in it
 fi
+create() { # unless there is one; its creation may have been interrupted
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$@" .venv
+}
 if [ "$ros" = wheels ]; then
   files=(ros-wheels core)
   # pip would treat packages on these paths as installed.
   unset PYTHONPATH
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  create
 else
   files=(core)
-  [ -x .venv/bin/python ] || "$python" -m venv --system-site-packages .venv
+  create --system-site-packages
 fi
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+if [ "$(version "$python")" != "$(version .venv/bin/python)" ]; then
+  echo "actrec: .venv has Python $(version .venv/bin/python), and $python is $(version "$python"): to change it, make distclean"
+fi
+python=.venv/bin/python
 echo "$ros" > .venv/ros2
 touch .venv/COLCON_IGNORE
 if [ "$ros" = wheels ]; then

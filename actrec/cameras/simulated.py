@@ -27,7 +27,7 @@ class SimulatedConfig:
     height: int = setting(480, "Image height.", unit="px", range=(32, 4096))
     fps: float = setting(30.0, "Frames per second.", unit="Hz", range=(0.1, 1000))
     hfov: float = setting(62.7, "Horizontal field of view; 62.7° is a Kinect's.", unit="deg", range=(5, 150))
-    actions: list[str] = setting(["all"], "Actions, performed in turn; `actrec simulate --help` lists them.")
+    actions: list[str] = setting(["all"], "Actions, performed in turn; `actrec simulate --list` lists them.")
     pause: float = setting(0.0, "Mean time of waiting between two actions; 0 for 0.5 to 1 s.", unit="s", range=(0, 60))
     side: str = setting("any", "Arm that performs.", choices=("any", "left", "right"))
     actors: int = setting(1, "Number of people in the scene, or of the script's people to show.", range=(0, MAX_ACTORS))

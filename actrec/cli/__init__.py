@@ -60,11 +60,11 @@ REMEDIES = {
     "actrec_msgs": "build the messages and load them: make build && . scripts/env.sh",
     "actrec_nodes": "install the package: make build",
     "actrec_models": "install the package: make build",
-    "av": "pip install av, or: make venv",
+    "av": "pip install av, or: make venv EXTRAS=live",
     "cv2": INSTALL_OPENCV,
     "lightning": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
-    "numba": "pip install numba, or: make venv",
-    "onnxruntime": "pip install onnxruntime, or: make venv",
+    "numba": "pip install numba, or: make venv EXTRAS=live",
+    "onnxruntime": "pip install onnxruntime, or: make venv EXTRAS=live",
     "psutil": LIVE,
     "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
     "rosbags": LIVE,
@@ -96,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments after the program's name; by default from `sys.argv`.
     """
     single_threaded_blas()  # before any command imports numpy
+    if sys.stderr is None:  # closed by the shell: `2>&-`
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the locale may lack "→" and "°"
             stream.reconfigure(errors="replace")
@@ -131,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(NO_HOME, 1)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS) and error.filename:
+            return _fail(f"'{error.filename}': {error.strerror}; name another path, or change its owner or mode", 1)
         if error.errno not in FULL:
             raise
         _discard_stdout()
@@ -180,7 +184,7 @@ def _fail(message: object, status: int) -> int:
 
 def count(text: str) -> int:
     """Parse an integer of at least 1."""
-    return int(_parse(text, lambda number: number >= 1 and text.isdecimal(), "an integer of at least 1"))
+    return int(_parse(text, lambda number: 1 <= number < math.inf and text.isdecimal(), "an integer of at least 1"))
 
 
 def up_to(limit: int) -> Callable[[str], int]:

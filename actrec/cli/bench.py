@@ -28,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Run one benchmark and print its figures."""
     benchmarks = _import_benchmarks()
     known = benchmarks.BENCHMARKS
+    if args.name is None and args.json:
+        print(json.dumps({name: what for name, (_, what) in known.items()}, indent=2))
+        return 0
     if args.name is None:
         print("Benchmarks (actrec bench NAME --help explains one):")
         for name, (_, what) in known.items():

@@ -125,7 +125,7 @@ def findings(with_transport: bool) -> Iterator[Finding]:
 
 # -- software ----------------------------------------------------------------------------------------------------------
 
-LIVE = "pip install 'actrec[live]', or: make venv"
+LIVE = "pip install 'actrec[live]', or: make venv EXTRAS=live"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
 REQUIRED = dict.fromkeys(("numpy", "cv2", "numba", "onnxruntime", "rosbags", "scipy"), LIVE)
 """Top-level modules that the live graph needs, with the remedy."""

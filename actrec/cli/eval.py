@@ -20,6 +20,7 @@ from actrec.inference.package import PRECISIONS
 from actrec.recordings import RecordingConfig
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec.utils.folders import expanded
 
 EPILOG = """\
 Example:
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=PRECISIONS, default="float32", help=precision)
     add_threads_argument(parser)
     add("--workers", type=int, help="processes that read and prepare clips (default: this one)")
-    add("--report", type=Path, metavar="DIR", help="write report.html, report.md with plots, figures.json, CSVs")
+    add("--report", type=expanded, metavar="DIR", help="write report.html, report.md with plots, figures.json, CSVs")
     add("--json", action="store_true", help="print the figures as JSON")
     add("--quiet", action="store_true", help="no progress bar")
     add_data_argument(parser)
@@ -123,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_table(args: argparse.Namespace) -> int:
     unused = {**_options(args), "option": args.option, "labels": args.labels, "stream": args.stream,
-              "elsewhere": args.elsewhere, "dataset_options": None, "root": None}  # fmt: skip
+              "elsewhere": args.elsewhere, "dataset_options": None, "root": None,
+              "recording": args.recording}  # fmt: skip
     refuse(unused, "with --table")
     tables = importlib.import_module("actrec_models.training.paper_tables").find(args.table)
     if args.models and len(tables) > 1:
@@ -158,7 +160,8 @@ def _score_streams(args: argparse.Namespace) -> int:
 
 
 def _score_elsewhere(args: argparse.Namespace) -> int:
-    unused = {**_options(args), "report": args.report, "labels": args.labels, "dataset_options": None}
+    unused = {**_options(args), "report": args.report, "labels": args.labels, "dataset_options": None,
+              "recording": args.recording}  # fmt: skip
     refuse(unused, "with --elsewhere")
     elsewhere, protocol = (
         importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("elsewhere", "protocol")

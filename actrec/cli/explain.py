@@ -36,6 +36,7 @@ need PyTorch too.
 TIMEOUT_S = 600.0  # for one frame, of a slow disk
 NO_LABELS_S = 60.0  # interval of labels, which are not used here
 SHOWN = 5
+PER_CLASS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--at", type=amount, metavar="S", help="label at this time of a recording (default: its end)")
     add("--person", metavar="ID", help="body id in a recording (default: the first)")
     add("--label", metavar="NAME", help="explain the probability of this class (default: the most probable)")
-    add("--per-class", type=count, default=10, metavar="N", help="clips of each class (default: %(default)s)")
+    add("--per-class", type=count, metavar="N", help=f"clips of each class (default: {PER_CLASS})")
     add("--json", action="store_true", help="print the figures as JSON")
     add_data_argument(parser)
     add_recording_argument(parser)
@@ -65,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
         refuse_unused(args, "at person label", "without CLIP")
         found = _by_class(args)
     elif folders.expanded(args.clip).exists():
-        refuse_unused(args, "dataset split part root option", f"with a recording, '{args.clip}'")
+        refuse_unused(args, "dataset split part root option per_class", f"with a recording, '{args.clip}'")
         found = _of_recording(args)
     else:
-        refuse_unused(args, "at person", f"with the dataset's clip {args.clip}")
+        refuse_unused(args, "at person per_class", f"with the dataset's clip {args.clip}")
         found = _of_dataset(args)
     print(json.dumps(found, indent=1) if args.json else _text(found))
     return 0
@@ -187,7 +188,7 @@ def _by_class(args: argparse.Namespace) -> dict[str, Any]:
     explained, model, content, clips = _open(args)
     package: Any = model.package
     reader = attention.Reader(package, content, str(package.path))
-    chosen, read = list(explained.of_each_class(clips, args.per_class)), []
+    chosen, read = list(explained.of_each_class(clips, args.per_class or PER_CLASS)), []
     for clip in tqdm(chosen, package.name, unit="clip", disable=True if args.json else None):
         shown, inputs = explained.last_clip(model, clip)
         read.append((clips.classes[clip.label], reader.read(inputs, shown)))

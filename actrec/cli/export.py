@@ -115,6 +115,8 @@ def _check_options(args: argparse.Namespace) -> None:
         if args.calibrate and not args.sources:
             raise ConfigError(f"--calibrate took {args.calibrate} as its recipe: put the package before it")
         raise ConfigError("give either a checkpoint or a --network")
+    if args.network is not None and args.no_weights:
+        raise ConfigError("--no-weights belongs to a checkpoint or a package, not to --network")
     if args.network is None:
         of_network = {"--option": args.option, "--classes": args.classes, "--init": args.init}
         given = [name for name, value in of_network.items() if value] + ["--seed"] * (args.seed is not None)
@@ -127,7 +129,8 @@ def _check_options(args: argparse.Namespace) -> None:
             if later := [name for name, value in steps.items() if value]:
                 raise ConfigError(f"{later[0]} is a step of its own: fuse first, then give it to the package")
             return
-    if args.figures and (args.float16 or args.calibrate is not None or not args.sources or args.fuse):
+    of_package = bool(args.sources) and _is_package(args.sources[0])
+    if args.figures and (args.float16 or args.calibrate is not None or not of_package or args.fuse):
         raise ConfigError("--figures needs a package, without --float16, --calibrate, --fuse or --network")
     if args.events is not None:
         if not args.sources or not _is_package(args.sources[0]):

@@ -148,7 +148,8 @@ def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
     """
     taken = [recording.expanduser().absolute()]
     for path in outputs:
-        if (whole := path.expanduser().absolute()) in taken:
+        whole = path.expanduser().absolute()
+        if any(_is_same(whole, other) for other in taken):
             raise ConfigError(f"'{path}' is given twice, as an output and as another file: name another file")
         taken.append(whole)
         cause = "it is a folder" if os.path.isdir(whole) else folders.problem(whole.parent)
@@ -156,14 +157,25 @@ def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
             raise DeviceError(f"cannot write '{path}' ({cause}): name another file")
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths are one file, also by links."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    with contextlib.suppress(OSError):  # one does not exist yet
+        return os.path.samefile(one, other)
+    return False
+
+
 def label(args: argparse.Namespace) -> Result:
     """Recognize the people in a recording, and write the labeled video."""
     from actrec.cameras.replay import Decoder
+    from actrec.recognition import RecognitionConfig
     from actrec.recognition.offline import OfflineRecognizer
     from actrec.recordings import RecordingConfig, open_recording
     from actrec.visualization.labeled_video import LabeledVideo
 
     settings = config.merge_settings({"labels": args.labels}, config.parse_pairs(args.set, "--set"))
+    config.build(RecognitionConfig, settings)  # unknown ones would be arguments of the recognizer
     given = {"max_edge": args.max_edge, **config.parse_pairs(args.options, "--recording")}
     recording = open_recording(args.recording, config.build(RecordingConfig, given))
     with contextlib.ExitStack() as stack:

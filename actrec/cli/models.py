@@ -14,6 +14,7 @@ from actrec.inference.package import PRECISIONS, Provenance, Rejection
 from actrec.scene_flow import identity
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec.utils.folders import user_folder
 
 SOURCE = "ACTREC_MODELS_URL"
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if sum((args.package is not None, args.licenses, bool(args.fetch))) > 1:
         raise ConfigError("a package, --licenses and --fetch exclude each other: give one of them")
     if args.fetch:
-        return _fetch(args.fetch, args.source)
+        return _fetch(args.fetch, args.source, args.json)
     if args.licenses:
         rows = _licenses()
         print(json.dumps(rows, indent=2) if args.json else _license_table(rows))
@@ -135,18 +136,24 @@ def _summary(package: dict[str, Any]) -> str:
 # -- fetching and licenses ---------------------------------------------------------------------------------------------
 
 
-def _fetch(names: list[str], source: str) -> int:
+def _fetch(names: list[str], source: str, as_json: bool) -> int:
     """Install published packages, with a progress bar for each."""
     from tqdm import tqdm
 
     if not source:
         raise ConfigError(f"--fetch needs the folder or URL of the packages: give --from SOURCE, or set {SOURCE}")
-    published = manifest.read()
+    published, installed = manifest.read(), []
+    own = user_folder("", "XDG_DATA_HOME", "~/.local/share", "actrec/models")
     for name in sorted(published) if names == ["all"] else names:
         size = published[name].size if name in published else 0
         with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-            package = manifest.fetch(name, source, zoo.own_folder(), bar.update)
-        print(f"{name}: {package.path}, license: {package.provenance.license}")
+            package = manifest.fetch(name, source, own, bar.update)
+        row = {"name": name, "path": str(package.path), "license": package.provenance.license}
+        installed.append(row)
+        if not as_json:
+            print("{name}: {path}, license: {license}".format(**row))
+    if as_json:
+        print(json.dumps(installed, indent=2))
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import io
 import json
 import shutil
 import sys
@@ -11,10 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from actrec import datasets
 from actrec.cli import count, names, refuse_unused
 from actrec.cli.train import add_data_argument, add_recording_argument, add_root_argument, folder_options
-from actrec.utils import config, usable_cores
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils import config, folders, usable_cores
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 RENDERS_WITHOUT = "streams estimate picture_size set scheduler check repair prune strict"
 _SHOWN = 10  # number of skipped items printed; the file lists all
@@ -63,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "simulated camera, and every N-th unknown one, estimate its bodies or hands again and write them to --out "
         "FILE.npz (`rendered` of a recipe)")  # fmt: skip
     add("--render-split", default="", metavar="NAME", help="split of that training part (default: the dataset's first)")
-    add("--render-cameras", choices=("recorded", "varied", "pitched"), default="recorded", help="of the rendering: as "
+    add("--render-cameras", choices=("recorded", "varied", "pitched"), help="of the rendering: as "
         "the recording's, or around the person (before a hand: rolled), some or all looking up or down "
-        "(default: %(default)s)")  # fmt: skip
+        "(default: recorded)")  # fmt: skip
     add("--check", action="store_true", help="only verify every checksum of the store")
     add("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
     add("--prune", action="store_true", help="delete the clips of removed items and old versions of changed items")
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if args.render_every:
         refuse_unused(args, RENDERS_WITHOUT, "with --render-every, which writes no store")
         return _render(args, data)
-    refuse_unused(args, "render_split", "without --render-every")
+    refuse_unused(args, "render_split render_cameras", "without --render-every")
     return _check(args, out) if args.check else _prepare(args, out, data)
 
 
@@ -133,21 +135,27 @@ def _render(args: argparse.Namespace, data: Any) -> int:
     rendered = importlib.import_module("actrec_models.data.rendered_skeletons")
     if args.out is None or args.out.suffix != ".npz":
         raise ConfigError("--render-every writes a file: give it as --out FILE.npz")
+    out = folders.expanded(args.out)
+    if cause := "it is a folder" if out.is_dir() else folders.problem(out.absolute().parent):
+        raise DeviceError(f"cannot write '{out}' ({cause}): name another file")
     options = folder_options(args, config.parse_pairs(args.option, "option"))
+    config.check_names(options, datasets.RESERVED, "--option")
     root = args.root or data.folder(args.data, args.dataset)
     parts = [create(args.dataset, root, split=args.render_split, part="train", **options)
              for create in (data.create, data.create_unknown)]  # fmt: skip
-    unfinished = args.out.with_name(f"{args.out.name}.unfinished")
-    how = {"cameras": args.render_cameras, "unfinished": unfinished, "quiet": args.quiet}
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    how = {"cameras": args.render_cameras or "recorded", "unfinished": unfinished, "quiet": args.quiet}
     found, skipped = rendered.estimate_all(parts, args.render_every, rendered.FPS, max(args.workers, 1), **how)
     for line in skipped:
         print(line, file=sys.stderr)
     if not found:
         raise InputError(f"nothing is detected in any of the {len(skipped)} rendered clips of {args.dataset}")
-    rendered.write(args.out, found)
+    content = io.BytesIO()
+    rendered.write(content, found)
+    folders.write_file(out, content.getvalue())
     shutil.rmtree(unfinished)
-    summary = {"out": str(args.out), "clips": len(found), "skipped": len(skipped)}
-    text = f"{args.out}: {len(found)} of {len(found) + len(skipped)} clips"
+    summary = {"out": str(out), "clips": len(found), "skipped": len(skipped)}
+    text = f"{out}: {len(found)} of {len(found) + len(skipped)} clips"
     print(json.dumps(summary) if args.json else text)
     return 0
 

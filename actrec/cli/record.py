@@ -13,7 +13,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
+from actrec.cli import (
+    add_driver,
+    add_wait,
+    driver_options,
+    duration,
+    interruptible,
+    refuse,
+    refuse_unused,
+    waiting,
+)  # fmt: skip
 from actrec.recordings.clip_recorder import COUNTDOWN_SUFFIX, ClipRecorderConfig, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
@@ -52,12 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--duration", type=duration, default=0.0, metavar="S", help=seconds)
     add_wait(parser)
     add_driver(parser, "record this camera driver directly, without a ROS graph")
-    encoding = "depth of --driver: 16UC1 (mm) or 32FC1 (m, exact)"
-    parser.add_argument("--depth-encoding", default="16UC1", metavar="ENCODING", help=encoding)
+    encoding = "depth of --driver: 16UC1 (mm, default) or 32FC1 (m, exact)"
+    parser.add_argument("--depth-encoding", metavar="ENCODING", help=encoding)
     parser.add_argument(
         "--recover", metavar="BAG", help="copy the complete messages of this interrupted recording to --out"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    ros_args = "arguments for ROS, such as remappings to the topics of another driver"
+    parser.add_argument("--ros-args", nargs=argparse.REMAINDER, default=[], help=ros_args)
     clips = parser.add_argument_group("labeled clips (next: actrec teach DIR)")
     fields = {field.name: field for field in dataclasses.fields(ClipRecorderConfig)}
     label = fields["label"].metadata["description"]
@@ -72,6 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record or recover, and print the contents of the bag."""
+    if args.driver:
+        refuse_unused(args, "topics ros_args", "with --driver")
+        refuse({"wait": args.wait is not None}, "with --driver")
+    if args.label is not None or not args.driver:
+        refuse_unused(args, "depth_encoding", "with --label" if args.label is not None else "without --driver")
     if args.label is not None:
         if args.recover:
             raise ConfigError("--label: not used with --recover; write the label into a labels.csv beside the bag")
@@ -85,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
     if args.recover:
         from actrec.recordings.rosbag.bag_files import recover
 
+        refuse_unused(args, "driver driver_option topics duration ros_args", "with --recover")
+        refuse({"wait": args.wait is not None}, "with --recover")
         return _report(args, recover(args.recover, args.out), {})
-    if args.driver and args.topics:
-        raise ConfigError("--topics: not used with --driver; drop one of them")
     options = driver_options(args)
     with interruptible() as stopped:
         counts, more = _record_driver(args, options, stopped) if args.driver else _record_graph(args, stopped)
@@ -114,7 +130,7 @@ def _record_clips(args: argparse.Namespace) -> int:
             source = camera_observations(args.driver, options, args.images)
         else:
             source = importlib.import_module("actrec_nodes.record_node").graph_observations(
-                args.images, waiting(args, stopped)
+                args.images, waiting(args, stopped), ["--ros-args", *args.ros_args]
             )
         read = stack.enter_context(source)
         if sys.stderr.isatty():
@@ -150,8 +166,9 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
 
     recorder = importlib.import_module("actrec_nodes.record_node")
     node = recorder.run(
-        stopped, show, waiting(args, stopped), out=args.out, topics=args.topics, duration_s=args.duration
-    )
+        stopped, show, waiting(args, stopped), ["--ros-args", *args.ros_args], out=args.out, topics=args.topics,
+        duration_s=args.duration,
+    )  # fmt: skip
     if not any(node.counts.values()):
         raise DeviceError(f"nothing was published on {', '.join(node.wanted)}: {recorder.START_GRAPH}")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
@@ -165,7 +182,7 @@ def _record_driver(
 
     with contextlib.ExitStack() as stack:
         read = stack.enter_context(open_mounted(args.driver, options))
-        bag = BagWriter(args.out, args.depth_encoding)
+        bag = BagWriter(args.out, args.depth_encoding or "16UC1")
         stack.push(functools.partial(_remove_empty, bag))
         stack.enter_context(bag)
         first, shown = None, time.monotonic()

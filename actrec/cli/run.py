@@ -4,6 +4,8 @@ import argparse
 import importlib
 import json
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,7 @@ Examples:
   actrec run --driver simulated --duration 20
   actrec run --driver replay --driver-option path=recording.mcap --with face,hand
   actrec run --params config/simulated.yaml --processes
-  actrec run --nodes skeleton,recognizer --ros-args -r camera/color/image_raw:=/camera/camera/color/image_raw
+  actrec run --nodes skeleton,recognizer --vendor realsense2_camera
 
 Runs until Ctrl-C, the end of a recording or --duration. Exits with 0 only if every node worked and labels came.
 """
@@ -151,9 +153,18 @@ class Lines:
 
     def __init__(self) -> None:
         self._performed = ""
+        self._is_open = True
 
     def show(self, change: Any) -> None:
-        """Print a `Change` of `actrec_nodes.bringup.run`."""
+        """Print a `Change` of `actrec_nodes.bringup.run`; without a reader (`head` has ended), end the graph."""
+        try:
+            if self._is_open:
+                self._show(change)
+        except BrokenPipeError:
+            self._is_open = False
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def _show(self, change: Any) -> None:
         seconds, body_id, label, confidence, performed, right, changed = change
         line = f"{seconds:8.1f} s  {body_id or 'no person':<10} "
         if not performed:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actrec.cli import interruptible
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, EndOfStream
 from actrec.utils.folders import expanded
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Render and write."""
     if args.list:
-        print(_listing())
+        print(json.dumps(_listed()) if args.json else _listing())
         return 0
     if not args.out and not args.preview:
         raise ConfigError("no output: use --out FOLDER, --preview FILE.mp4, or both (or --list)")
@@ -57,27 +58,28 @@ def run(args: argparse.Namespace) -> int:
 
     camera = SimulatedCamera(**camera_options(args))
     writers: list[Any] = []
-    with camera:
+    with camera, interruptible() as stopped, contextlib.ExitStack() as stack:
         assert camera.scene is not None
+        seconds = min(camera.config.duration or np.inf, camera.scene.duration)
+        if not np.isfinite(seconds):
+            raise ConfigError("a script that is repeated does not end: give --seconds")
         if args.out:
             up = camera.scene.camera.up if camera.config.gravity else None
-            writers.append(FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite, up))
+            folder = FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite, up)
+            writers.append(stack.enter_context(contextlib.closing(folder)))
         if args.preview:
             from actrec.recordings.video import PreviewWriter
 
-            writers.append(PreviewWriter(expanded(args.preview)))
-        seconds = min(camera.config.duration or np.inf, camera.scene.duration)
+            writers.append(stack.enter_context(contextlib.closing(PreviewWriter(expanded(args.preview)))))
         frames = 0
         with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:
             with contextlib.suppress(EndOfStream):
-                while True:
+                while not stopped.is_set():
                     frame = camera.read()
                     for writer in writers:
                         writer.add(frame, camera.actions_at(frame.stamp_ns))
                     frames += 1
                     bar.update()
-    for writer in writers:
-        writer.close()
     written = [str(path) for path in (args.out, args.preview) if path]
     figures = {"frames": frames, "written": written}
     print(json.dumps(figures) if args.json else f"{frames} frames in {', '.join(written)}")
@@ -95,22 +97,35 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
         options["noise"] = False
     if args.seconds is not None and not args.seconds > 0:
         raise ConfigError(f"--seconds is {args.seconds}, expected more than 0")
-    if args.seconds is not None or not args.script:
-        options["duration"] = args.seconds if args.seconds is not None else 5.0
+    if args.seconds is not None:
+        options["duration"] = args.seconds
+    elif not options.get("script"):
+        options.setdefault("duration", 5.0)
     return options
 
 
-def _listing() -> str:
+def _listed() -> dict[str, Any]:
+    """Return the actions, the ones that "all" stands for, and the camera's options."""
     from actrec.cameras.simulated import SimulatedConfig
     from actrec.simulation.actions import CYCLE
     from actrec.simulation.scene import ACTION_NAMES
 
-    hints = typing.get_type_hints(SimulatedConfig)
-    lines = [f"Actions: {', '.join(ACTION_NAMES)}", f"'all' stands for: {', '.join(CYCLE)}", ""]
+    hints, defaults = typing.get_type_hints(SimulatedConfig), SimulatedConfig()
+    options = [
+        {
+            "name": field.name,
+            "type": getattr(hints[field.name], "__name__", str(hints[field.name])),
+            "default": getattr(defaults, field.name),
+            "description": field.metadata["description"],
+        }
+        for field in dataclasses.fields(SimulatedConfig)
+    ]
+    return {"actions": list(ACTION_NAMES), "all": list(CYCLE), "options": options}
+
+
+def _listing() -> str:
+    found = _listed()
+    lines = [f"Actions: {', '.join(found['actions'])}", f"'all' stands for: {', '.join(found['all'])}", ""]
     lines.append("Options of the camera (--set):")
-    defaults = SimulatedConfig()
-    for field in dataclasses.fields(SimulatedConfig):
-        default = getattr(defaults, field.name)
-        kind = getattr(hints[field.name], "__name__", str(hints[field.name]))
-        lines.append(f"  {field.name:<15} {kind:<6} {default!s:<28} {field.metadata['description']}")
+    lines += ["  {name:<15} {type:<6} {default!s:<28} {description}".format(**option) for option in found["options"]]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from typing import Any
 from actrec.cli import up_to
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec.utils.folders import expanded
 
 MAX_THREADS = 4096
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     add_root_argument(parser)
     add_recording_argument(parser)
-    add("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
+    add("--out", type=expanded, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
     add("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
     repeat = parser.add_mutually_exclusive_group().add_argument

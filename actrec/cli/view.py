@@ -135,11 +135,13 @@ def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveV
 
 def _show_labeled(view: "LiveView", labeled: "LabeledFrame") -> None:
     """Show a frame with its people, and the labels and events of that frame."""
+    from actrec.visualization.labeled_video import captions
     from actrec.visualization.overlay import Caption
     from actrec.visualization.snapshots import Snapshot
 
     snapshot, people = Snapshot.of_frame(labeled.frame), labeled.people
     snapshot.bodies, snapshot.hands, snapshot.faces = people.bodies, people.hands, people.faces
+    snapshot.captions = captions(labeled.labels)
     view.show(snapshot)
     latency_s = (time.time_ns() - labeled.frame.stamp_ns) / NANOSECONDS
     plausible = latency_s if 0 <= latency_s < PLAUSIBLE_LATENCY_S else None

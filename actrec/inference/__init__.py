@@ -32,17 +32,19 @@ FALLBACK = "onnxruntime"
 """The backend that runs anywhere."""
 
 
-def resolve(backend: str, package: ModelPackage | None = None) -> str:
+def resolve(
+    backend: str, package: ModelPackage | None = None, options: Callable[[str], dict[str, Any]] = lambda name: {}
+) -> str:
     """Return the name in `BACKENDS` that `backend` stands for.
 
-    "auto" is TensorRT, or TensorRT for RTX, if the package's engine of default settings is built already, else ONNX
-    Runtime: building an engine takes minutes.
+    "auto" is TensorRT, or TensorRT for RTX, if the package's engine is built already, else ONNX Runtime: building an
+    engine takes minutes. `options` returns the settings of a backend that the engine must have.
     """
     if backend != "auto":
         return backend
     if package is None:
         return FALLBACK
-    return first_with_engine(package.name, lambda name: BACKENDS.get(name).ready(package)) or FALLBACK
+    return first_with_engine(package.name, lambda name: BACKENDS.get(name).ready(package, **options(name))) or FALLBACK
 
 
 def first_with_engine(network: str, is_ready: Callable[[str], bool]) -> str | None:

@@ -24,3 +24,8 @@ class ActionPrediction:
         math.nan,
     )  # m in the optical frame; median joint
     duration_s: float = 0.0  # time with this label: since the start of the present event, else since the label changed
+
+
+def hand_owner(body_id: str) -> str:
+    """Return "body_1" for "body_1_left" or "body_1_right", the ids of a model of hands; other ids as they are."""
+    return body_id.removesuffix("_left").removesuffix("_right")

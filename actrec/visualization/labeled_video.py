@@ -12,6 +12,7 @@ from actrec.recognition.recognizer import ActionPrediction
 from actrec.recordings.video import VideoWriter
 from actrec.utils.errors import InputError
 from actrec.visualization.overlay import Caption, draw
+from actrec.visualization.snapshots import with_owners
 
 FRAMES_AHEAD = 4
 
@@ -25,13 +26,8 @@ def labeled_image(labeled: LabeledFrame) -> np.ndarray:
 
 
 def captions(labels: Mapping[str, ActionPrediction]) -> dict[str, Caption]:
-    """Return the captions of people by body id; of a model of hands, the more confident one of a person's hands."""
-    found: dict[str, Caption] = {}
-    for name, made in labels.items():
-        body_id = name.removesuffix("_left").removesuffix("_right")
-        if body_id not in found or made.confidence > found[body_id].confidence:
-            found[body_id] = Caption(made.label, made.confidence)
-    return found
+    """Return the captions of people by body id; see `with_owners`."""
+    return with_owners({name: Caption(made.label, made.confidence) for name, made in labels.items()})
 
 
 class LabeledVideo:

@@ -21,6 +21,8 @@ CAMERA = "camera"  # root entity: the camera's optical frame
 JPEG_QUALITY = 80
 CLOUD_POINTS = 12_000
 CLOUD_RADIUS_M = 0.004  # small, so that the skeletons in the people are seen between the points
+NO_PERSON = "no_person"
+CAPTION_S = 2.0  # for which a label is shown
 DIM = 0.6  # brightness of the points
 
 RADII_M = {"skeletons": 0.02, "hands": 0.005, "face": 0.004}
@@ -51,7 +53,7 @@ class Viewer(LiveView):
                 "there is no display for the viewer; give --web for a page in any browser, --out FILE.rrd, or "
                 "--connect URL"
             )
-        self._captions: dict[str, Caption] = {}
+        self._captions: dict[str, tuple[int, Caption]] = {}  # body id to stamp and label
         self._rr = _rerun()
         self._rr.init("actrec")
         try:
@@ -87,12 +89,15 @@ class Viewer(LiveView):
 
     def label(self, stamp_ns: int, body_id: str, caption: Caption, latency_s: float | None, model: str) -> None:
         """Show a body's label as large text, and its confidence as a curve."""
-        rr, name = self._at(stamp_ns), body_id or "no_person"
-        self._captions = {name: caption, **{k: v for k, v in self._captions.items() if k != name}}
-        self._captions = dict(list(self._captions.items())[:5])
+        rr, name = self._at(stamp_ns), body_id or NO_PERSON
+        if body_id:
+            self._captions.pop(NO_PERSON, None)
+        self._captions[name] = stamp_ns, caption
+        limit_ns = CAPTION_S * NANOSECONDS
+        self._captions = {k: v for k, v in self._captions.items() if abs(stamp_ns - v[0]) <= limit_ns}
         texts = [
             f"# {c.label}\n{c.confidence:.0%}, {who}" if c.label != UNKNOWN else f"*{c.label}*, {who}"
-            for who, c in sorted(self._captions.items())
+            for who, (_, c) in sorted(self._captions.items())
         ]
         rr.log("labels", rr.TextDocument("\n\n".join(texts), media_type="text/markdown"))
         rr.log(f"confidence/{name}", rr.Scalars(caption.confidence))

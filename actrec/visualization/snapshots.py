@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from actrec.recognition import ActionEvent
-from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics, RgbdFrame
+from actrec.recognition.predictions import hand_owner
+from actrec.types import NANOSECONDS, UNKNOWN, Body, Face, Hand, Intrinsics, RgbdFrame
 from actrec.utils import geometry
 from actrec.utils.errors import InputError
 from actrec.visualization import overlay
@@ -132,10 +133,27 @@ class Captions:
                 del self._kept[next(iter(self._kept))]
 
     def at(self, stamp_ns: int) -> dict[str, Caption]:
-        """Return the labels that are valid at a stamp, by body id."""
+        """Return the labels that are valid at a stamp, by body id; see `with_owners`."""
         with self._lock:
             kept = list(self._kept.items())
-        return {name: caption for name, (at, caption) in kept if abs(stamp_ns - at) <= self._hold_ns}
+        return with_owners({name: caption for name, (at, caption) in kept if abs(stamp_ns - at) <= self._hold_ns})
+
+
+def with_owners(captions: Mapping[str, Caption]) -> dict[str, Caption]:
+    """Return captions by body id, with the label of "body_1_left" or "body_1_right" under "body_1" too.
+
+    A model of hands labels each hand of a person. A known label comes before `unknown`, then the higher confidence.
+    """
+    found = dict(captions)
+    for name, caption in captions.items():
+        owner = hand_owner(name)
+        if owner not in captions and (owner not in found or _rank(caption) > _rank(found[owner])):
+            found[owner] = caption
+    return found
+
+
+def _rank(caption: Caption) -> tuple[bool, float]:
+    return caption.label not in ("", UNKNOWN), -1.0 if math.isnan(caption.confidence) else caption.confidence
 
 
 @dataclass

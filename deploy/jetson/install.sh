@@ -19,6 +19,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 tegra_release="${ACTREC_TEGRA_RELEASE:-/etc/nv_tegra_release}" # set by the tests
 os_release="${ACTREC_OS_RELEASE:-/etc/os-release}"
+apt_sources="${ACTREC_APT_SOURCES:-/etc/apt}"
 
 fail() {
   echo "actrec: $*" >&2
@@ -96,6 +97,8 @@ if [ "$service" = only ]; then
   if [ -z "$ros" ] || [ "$ros" = wheels ]; then
     fail "the service runs 'ros2 launch', which needs a ROS 2 distribution: source one, then: make venv workspace"
   fi
+  [ -n "${ACTREC_ROS:-}" ] || [ -d "$root/ros2_ws/install/actrec/share/actrec/launch" ] \
+    || fail "the workspace is not built: make workspace"
   [ -z "$realsense" ] || [ -f "/opt/ros/$ros/setup.bash" ] || fail "--realsense needs .venv to be made with a ROS 2 distribution"
   install_service
   exit
@@ -137,14 +140,16 @@ as_root apt-get update
 apt_install ca-certificates curl git make software-properties-common
 
 # A flashed Jetson has NVIDIA's repository; a plain Ubuntu image does not.
-if ! grep -rqs repo.download.nvidia.com/jetson/common /etc/apt/sources.list /etc/apt/sources.list.d; then
+if ! grep -rqs repo.download.nvidia.com/jetson/common "$apt_sources/sources.list" "$apt_sources/sources.list.d"; then
   key=/usr/share/keyrings/jetson-ota-public.asc
   as_root curl -fsSL -o "$key" https://repo.download.nvidia.com/jetson/jetson-ota-public.asc
   line="deb [signed-by=$key] https://repo.download.nvidia.com/jetson/common r$major.$minor main"
   as_root bash -c "echo '$line' > /etc/apt/sources.list.d/nvidia-l4t-apt-source.list"
 fi
 
-if [ -n "$ros_packages" ] && ! dpkg -s ros2-apt-source >/dev/null 2>&1; then
+# ROS's earlier instructions wrote a list of another key, beside which apt reads no list at all.
+if [ -n "$ros_packages" ] && ! dpkg -s ros2-apt-source >/dev/null 2>&1 \
+  && ! grep -rqs packages.ros.org/ros2 "$apt_sources/sources.list" "$apt_sources/sources.list.d"; then
   as_root add-apt-repository -y universe
   releases=https://github.com/ros-infrastructure/ros-apt-source/releases
   version="${ROS_APT_SOURCE_VERSION:-}"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ from actrec.utils.waiting import Waiting
 from actrec_nodes.bringup.endings import end_with_parent
 from actrec_nodes.bringup.processes import Host, ros, spinning
 from actrec_nodes.common import conversions, parameters, topics
+from actrec_nodes.common.lifecycle import one_line
 from actrec_nodes.common.subscriptions import Subscription, type_name, why_silent
 
 GRAPH_TOPICS = (
@@ -46,6 +47,8 @@ GRAPH_TOPICS = (
 """The topics recorded by default: all but scene flow, which is 110 MB/s."""
 
 START_GRAPH = "start the graph first (actrec run)"
+
+EARLY = 1000  # messages kept until the simulated time begins
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class RecordNode(Node):
             raise ConfigError("the recorder needs a bag to write: set its option out")
         self.dropped, self.lost = 0, 0
         self.error: ActrecError | None = None
-        self._wanted = {self.resolve_topic_name(name) for name in self.config.topics or GRAPH_TOPICS}
+        self._wanted = {self._resolved(name) for name in self.config.topics or GRAPH_TOPICS}
+        self._early: list[tuple[str, bytes]] = []  # before the simulated time began
         self._sinks: dict[str, Subscription] = {}
         self._writer = BagWriter(self.config.out)
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...], int]] = deque()
@@ -122,6 +126,8 @@ class RecordNode(Node):
 
     def why_silent(self) -> str:
         """Return why nothing has been recorded: no topic has a publisher, or nothing is sent."""
+        if self._early:
+            return "messages come, but no simulated time: nothing is published on /clock"
         if self._sinks:
             return f"{', '.join(sorted(self._sinks))}: published, but nothing is sent"
         return f"{'it has' if len(self._wanted) == 1 else 'they have'} no publisher"
@@ -139,6 +145,7 @@ class RecordNode(Node):
 
     def finish(self) -> None:
         """Write the waiting messages, the index and metadata.yaml, or raise the error; safe to call twice."""
+        self._write_early(self.get_clock().now().nanoseconds)
         with self._ready:
             self._closing = True
             self._ready.notify()
@@ -169,7 +176,23 @@ class RecordNode(Node):
         if self.error is not None or self._waiting_bytes > self.config.buffer_mb * 1e6:
             self.dropped += 1
             return
-        self._enqueue(len(raw), self._writer.write, topic, self.get_clock().now().nanoseconds, raw)
+        now_ns = self.get_clock().now().nanoseconds
+        if now_ns == 0 and len(self._early) < EARLY:  # simulated time: a bag that starts at 0 would last for decades
+            self._early.append((topic, raw))
+            return
+        self._write_early(now_ns)
+        self._enqueue(len(raw), self._writer.write, topic, now_ns, raw)
+
+    def _write_early(self, now_ns: int) -> None:
+        early, self._early = self._early, []
+        for topic, raw in early:
+            self._enqueue(len(raw), self._writer.write, topic, now_ns, raw)
+
+    def _resolved(self, name: str) -> str:
+        try:
+            return self.resolve_topic_name(name)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"the topic '{name}' cannot be recorded, its name is wrong: {one_line(error)}") from None
 
     def _enqueue(self, size: int, call: Callable[..., None], *arguments: Any) -> None:
         with self._ready:
@@ -266,10 +289,14 @@ def run(
     stopped: threading.Event,
     progress: Callable[[RecordNode, float], None],
     waiting: Waiting | None = None,
+    arguments: Sequence[str] | None = None,
     **options: Any,
 ) -> RecordNode:
-    """Call `record` in a process where ROS is not running yet; the caller handles signals."""
-    with ros(sys.argv, handle_signals=False) as context:
+    """Call `record` in a process where ROS is not running yet; the caller handles signals.
+
+    The arguments, by default of this process, are passed to `ros`.
+    """
+    with ros(sys.argv if arguments is None else arguments, handle_signals=False) as context:
         return record(stopped, progress, waiting, node_options={"context": context}, **options)
 
 
@@ -309,17 +336,25 @@ class ClipNode(Node):
         self._subscription = Subscription(
             self, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
         )
+        self._lacks_color = images
         for topic, kind in IMAGES.items() if images else ():
             self._subscribe(topic, kind)
 
     def wait(self, waiting: Waiting) -> None:
-        """Wait for the first skeletons."""
+        """Wait for the first skeletons and, with images, for the first color image."""
         topic = self._subscription.topic_name
         waiting.until(
             lambda: not self._observations.empty(),
             f"skeletons on {topic}",
             lambda: why_silent(self, topic, SkeletonArray),
             REMEDY,
+        )
+        color = self.resolve_topic_name(topics.COLOR)
+        waiting.until(
+            lambda: not self._lacks_color,
+            f"color images on {color}",
+            lambda: why_silent(self, color, Image, list(IMAGES)),
+            f"give --ros-args -r {color}:=TOPIC, likewise for depth and camera_info, or leave out --images",
         )
 
     def read(self, timeout_s: float) -> Observation:
@@ -348,6 +383,7 @@ class ClipNode(Node):
 
         def keep(raw: bytes) -> None:
             stamp, info = stamp_ns(raw), self._infos.get(info_name)
+            self._lacks_color &= topic != topics.COLOR
             if kind is CameraInfo:
                 self._infos[name] = raw
 

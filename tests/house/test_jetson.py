@@ -29,6 +29,7 @@ def install(folder: Path, release: str, ubuntu: str, *options: str) -> subproces
     variables = {
         "ACTREC_TEGRA_RELEASE": str(folder / "nv_tegra_release"),
         "ACTREC_OS_RELEASE": str(folder / "os-release"),
+        "ACTREC_APT_SOURCES": str(folder),
     }
     command = ["bash", str(JETSON / "install.sh"), "--dry-run", *options]
     return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
@@ -125,6 +126,26 @@ def test_install_service_only_without_a_distribution_is_refused(
     result = install(tmp_path, "", "24.04", "--service-only")
     assert result.returncode == 1 and result.stdout == "" and result.stderr.count("\n") == 1
     assert "needs a ROS 2 distribution: source one, then: make venv workspace" in result.stderr
+
+
+def test_install_service_only_without_the_workspace_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("deploy", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/ros2").write_text("jazzy")
+    monkeypatch.delenv("ACTREC_ROS", raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "JETSON", tmp_path / "deploy/jetson")
+    result = install(tmp_path, "", "24.04", "--service-only")
+    assert result.returncode == 1 and "make workspace" in result.stderr
+
+
+def test_install_keeps_the_source_of_ros_packages_that_is_there(tmp_path: Path) -> None:
+    """Two lists of one source with different keys make apt refuse all."""
+    (tmp_path / "sources.list.d").mkdir()
+    line = "deb [signed-by=/usr/share/keyrings/ros-archive-keyring.gpg] http://packages.ros.org/ros2/ubuntu jammy main"
+    (tmp_path / "sources.list.d/ros2.list").write_text(line)
+    result = install(tmp_path, "36.4.3", "22.04")
+    assert result.returncode == 0 and "ros2-apt-source" not in result.stdout
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

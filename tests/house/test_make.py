@@ -24,9 +24,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def would_run(project: Path, *arguments: str, goal: str = "venv") -> bool:
-    """Return whether `make -n` lists a call of make_venv.sh."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("EXTRAS", "MAKEFLAGS")}
+def would_run(project: Path, *arguments: str, goal: str = "venv", ros: str = "") -> bool:
+    """Return whether `make -n` lists a call of make_venv.sh, if the distribution `ros` is sourced."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("EXTRAS", "MAKEFLAGS", "ROS_DISTRO")}
+    environment |= {"ROS_DISTRO": ros, "AMENT_PREFIX_PATH": "/"} if ros else {}
     result = subprocess.run(
         ["make", "-n", goal, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=True
     )
@@ -52,6 +53,67 @@ def test_make_goals_of_developers_install_their_extras(project: Path) -> None:
     assert not would_run(project, "EXTRAS=live", goal="test")
     (project / ".venv/.extras").write_text("dev\nlive\ntrain\nview\n")
     assert not would_run(project, goal="test")
+
+
+def test_make_distribution_that_is_sourced_later_replaces_the_wheels(project: Path) -> None:
+    (project / ".venv/ros2").write_text("wheels\n")
+    assert would_run(project, ros="jazzy")
+    (project / ".venv/ros2").write_text("jazzy\n")
+    assert not would_run(project, ros="jazzy")
+    assert not would_run(project), "the environment of a distribution is kept in a shell without it"
+
+
+def stand_in(project: Path, script: str, name: str = ".venv/bin/python") -> str:
+    """Write a shell script that stands for a Python; return its path."""
+    path = project / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def make_venv(project: Path, python: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {key: value for key, value in os.environ.items() if key not in ("ROS_DISTRO", "AMENT_PREFIX_PATH")}
+    environment |= {"PYTHON": python, **variables}
+    command = ["bash", "scripts/make_venv.sh", "live"]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("held", "sourced", "message"),
+    [
+        ("absent", "", "made with ROS 2 absent: source its setup.bash first"),
+        (
+            "wheels",
+            "absent",
+            "cannot import rclpy of ROS 2 absent, which is sourced: make venv PYTHON=/usr/bin/python3",
+        ),
+    ],
+)
+def test_make_venv_environment_survives_a_wrong_shell(project: Path, held: str, sourced: str, message: str) -> None:
+    python = stand_in(project, 'case "$*" in *rclpy*) exit 1 ;; esac', name="other/python")
+    (project / ".venv/ros2").write_text(held)
+    result = make_venv(project, python, **({"ROS_DISTRO": sourced, "AMENT_PREFIX_PATH": "/"} if sourced else {}))
+    assert result.returncode == 1 and message in result.stderr
+    assert (project / ".venv/.ready").exists()
+
+
+def test_make_venv_interrupted_creation_is_repeated(project: Path) -> None:
+    stand_in(project, "exit 1")  # without pip
+    log = project / "calls"
+    python = stand_in(
+        project, f'echo "$*" >> {log}; [ "$2" != venv ] || echo "exit 0" > .venv/bin/python', name="o/python"
+    )
+    assert make_venv(project, python).returncode == 0
+    assert "-m venv --clear .venv" in log.read_text().splitlines()
+
+
+def test_make_venv_versions_are_of_the_environments_python(project: Path) -> None:
+    stand_in(project, 'case "$*" in *"(3, 11)"*) exit 1 ;; *print*) echo 3.10 ;; esac')
+    python = stand_in(project, 'case "$*" in *print*) echo 3.13 ;; esac', name="other/python")
+    result = make_venv(project, python)
+    assert "versions of humble" in result.stdout, result.stderr
+    assert ".venv has Python 3.10, and" in result.stdout
 
 
 def test_make_unknown_environment_is_unchanged(project: Path) -> None:

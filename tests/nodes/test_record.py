@@ -21,15 +21,18 @@ pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . s
 
 import rclpy
 from actrec_msgs.msg import Skeleton, SkeletonArray
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point32, Vector3Stamped
 from rclpy.executors import SingleThreadedExecutor
 from rosbags.highlevel import AnyReader
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from actrec import cameras
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
 from actrec.recordings import open_recording
+from actrec.recordings.rosbag.bag_files import Bag
 from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError
@@ -154,7 +157,8 @@ def test_record_replayed_frames_are_equal(graph, tmp_path):
     np.testing.assert_array_equal(frame.color, np.roll(COLOR, k, axis=1))
 
 
-def test_record_discovers_topics_while_the_simulated_clock_stands(ros, tmp_path):
+@pytest.mark.parametrize("begins", [True, False])
+def test_record_discovers_topics_while_the_simulated_clock_stands(ros, tmp_path, begins):
     options = {"cli_args": ["--ros-args", "-p", "use_sim_time:=true"]}
     node = RecordNode(options, out=str(tmp_path / "b"), topics=["late"], discover_s=0.01)
     node_of_topic = rclpy.create_node("talker")
@@ -162,14 +166,23 @@ def test_record_discovers_topics_while_the_simulated_clock_stands(ros, tmp_path)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     deadline = time.monotonic() + 60
-    while not node.counts.get("/late") and time.monotonic() < deadline:
+    while "no simulated time" not in node.why_silent() and time.monotonic() < deadline:
         publisher.publish(String(data="text"))
         executor.spin_once(timeout_sec=0.05)
+    assert not node.counts.get("/late"), "the bag would start at 0"
+    if begins:
+        clock = node_of_topic.create_publisher(Clock, "/clock", 10)
+        while not node.counts.get("/late") and time.monotonic() < deadline:
+            clock.publish(Clock(clock=Time(sec=1_700_000_000)))
+            publisher.publish(String(data="text"))
+            executor.spin_once(timeout_sec=0.05)
     executor.shutdown()
     node.finish()
     node.destroy_node()
     node_of_topic.destroy_node()
     assert {m.data for m in messages(tmp_path / "b", "/late")} == {"text"}
+    with Bag(tmp_path / "b") as bag:
+        assert next(bag.messages(["/late"]))[1] == (1_700_000_000 * 10**9 if begins else 0)
 
 
 def test_record_with_duration_writes_named_topics(graph, tmp_path):
@@ -217,6 +230,8 @@ def test_record_wrong_options_raise_config_error(ros, tmp_path):
         RecordNode()
     with pytest.raises(ConfigError, match="unknown option speed of RecordConfig; known: buffer_mb"):
         RecordNode(out=str(tmp_path / "b"), speed=3)
+    with pytest.raises(ConfigError, match="the topic '/my topic' cannot be recorded, its name is wrong"):
+        RecordNode(out=str(tmp_path / "b"), topics=["/my topic"])
     (tmp_path / "there").mkdir()
     with pytest.raises(DeviceError, match="exists already"):
         RecordNode(out=str(tmp_path / "there"))
@@ -343,7 +358,7 @@ def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
     assert main(["record", "--out", str(tmp_path / "b"), "--driver", "replay", *options]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--topics", "/x"]) == 2
-    assert "--topics: not used with --driver" in capsys.readouterr().err
+    assert "--topics cannot be used with --driver" in capsys.readouterr().err
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--driver-option", "path"]) == 2
     recover = ["record", "--out", str(tmp_path / "s"), "--recover", str(tmp_path / "b")]
     assert main([*recover, "--label", "wave"]) == 2
@@ -369,6 +384,9 @@ def test_record_driver_that_fails_before_its_first_frame_leaves_no_bag(tmp_path,
         (["--driver", "simulated", "--duration", "-1"], "'-1' is not a number of seconds"),
         (["--driver", "simulated", "--duration", "nan"], "'nan' is not a number of seconds"),
         (["--topics", "/x", "--driver-option", "foo=1"], "--driver-option: needs --driver"),
+        (["--depth-encoding", "32FC1"], "--depth-encoding cannot be used without --driver"),
+        (["--driver", "simulated", "--wait", "3"], "--wait cannot be used with --driver"),
+        (["--recover", "x", "--topics", "/y"], "--topics cannot be used with --recover"),
     ],
 )
 def test_record_wrong_arguments_leave_no_bag(arguments, message, tmp_path, capsys):

@@ -144,6 +144,7 @@ def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
         (["--label", "a", "--topics", "/x"], "--topics, --duration: not used with --label"),
         (["--label", "a", "--seconds", "0"], "seconds is 0.0, allowed: 0.5 to 600"),
         (["--label", "a", "--driver-option", "fps=3"], "--driver-option: needs --driver"),
+        (["--label", "a", "--depth-encoding", "32FC1"], "--depth-encoding cannot be used with --label"),
         (["--label", "a", "--driver", "no_camera"], "unknown camera driver 'no_camera'"),
         (["--out", "x", "--repeat", "3", "--images"], "--repeat, --images: only for labeled clips; add --label"),
         ([], "--out or --label is missing"),
@@ -211,6 +212,14 @@ def test_teach_tutorial_node_turns_during_a_wave_and_stops_at_its_end():
     finally:
         rclpy.shutdown()
     assert sent == [pytest.approx(-0.4636, abs=1e-4), 0.0]
+
+
+def test_record_label_without_the_images_that_it_needs_is_refused(people, tmp_path, capsys):
+    """A vendor's driver has other topics."""
+    command = ["record", "--label", "wave", "--out", str(tmp_path / "clips"), "--images", "--wait", "3", *QUICK]
+    assert main([*command, "--ros-args", "-r", "camera/color/image_raw:=/nowhere"]) == 1
+    error = capsys.readouterr().err
+    assert "no color images on /nowhere within 3 s" in error and "leave out --images" in error
 
 
 def test_clip_node_bad_message_is_skipped():

@@ -88,6 +88,7 @@ class McapFile:
         self._schemas: dict[int, tuple[str, str, bytes]] = {}
         self._counts: Counter[int] = Counter()
         self._chunks: list[tuple[int, int, int, int]] = []  # start, end, offset and size of its body
+        self._held: dict[int, set[int]] = {}  # offset of a chunk to its channels, where the index lists them
         self._single: list[tuple[int, int, int, int]] = []  # time, channel, offset and size of a message in no chunk
         self._stream = path.open("rb")
         try:
@@ -111,7 +112,11 @@ class McapFile:
     def messages(self, channels: Iterable[int], start: int | None = None) -> Iterator[tuple[int, int, bytes]]:
         """Yield (log time in ns, channel, message) of these channels in order of log time, from `start` on."""
         wanted, first = set(channels), -1 if start is None else start
-        chunks = (self._chunk_messages(chunk, wanted, first) for chunk in self._chunks if chunk[1] >= first)
+        chunks = (
+            self._chunk_messages(chunk, wanted, first)
+            for chunk in self._chunks
+            if chunk[1] >= first and wanted & self._held.get(chunk[2], wanted)
+        )
         single = sorted(message for message in self._single if message[1] in wanted and message[0] >= first)
         return in_time_order([*chunks, ((m[0], m[1], self._read(m[2], m[3])) for m in single)])
 
@@ -133,6 +138,9 @@ class McapFile:
             if kind == _CHUNK_INDEX:
                 first, last, offset, length = struct.unpack_from("<4Q", body)
                 self._chunks.append((first, last, offset + 9, length - 9))
+                size = int.from_bytes(body[32:36], "little")  # of the channels, each with the offset of its index
+                if size and size % 10 == 0 and len(listed := body[36 : 36 + size]) == size:
+                    self._held[offset + 9] = {channel for channel, _ in struct.iter_unpack("<HQ", listed)}
             elif kind == _STATISTICS:
                 total, size = struct.unpack_from("<Q34xI", body)
                 self._counts = Counter(dict(struct.iter_unpack("<HQ", body[46 : 46 + size])))
@@ -144,7 +152,7 @@ class McapFile:
 
     def _scan(self) -> None:
         """Find channels, chunks and messages from the start of the file to its end or its first damage."""
-        self._chunks, self._counts = [], Counter()
+        self._chunks, self._held, self._counts = [], {}, Counter()
         counts: dict[int, Counter[int]] = defaultdict(Counter)  # of each chunk, by the message indexes after it
         at, kind = len(_MAGIC), _PADDING
         while len(head := self._read(at, 9)) == 9:

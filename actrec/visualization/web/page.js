@@ -117,7 +117,7 @@ function showPeople(people) {
 }
 
 function showEvents(events, now) {
-  const recent = events.filter((event) => event.kind === "began" || event.end > now - WINDOW_S);
+  const recent = events.filter((event) => event.kind === "began" || Math.abs(now - event.end) < WINDOW_S && event.end <= now + 1);
   const ids = [...new Set(recent.map((event) => event.body_id))];
   const place = (time) => 100 * Math.min(Math.max(1 - (now - time) / WINDOW_S, 0), 1);
   const tracks = ids.map((id) => {
@@ -149,7 +149,7 @@ function showEvents(events, now) {
       element("span", { textContent: event.body_id }),
       element("b", { textContent: event.label }),
       element("span", { textContent: running ? `${seconds} s …` : `${seconds} s` }),
-      element("span", { textContent: `${Math.round(100 * event.confidence)} %` }));
+      element("span", { textContent: event.confidence === null ? "" : `${Math.round(100 * event.confidence)} %` }));
   });
   byId("events").replaceChildren(...(lines.length ? lines : [element("p", { className: "empty", textContent: "No events yet" })]));
 }

@@ -19,7 +19,7 @@ from actrec.skeleton import layouts
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.visualization import overlay
 from actrec.visualization.overlay import Caption
-from actrec.visualization.snapshots import Snapshot, point_cloud
+from actrec.visualization.snapshots import Snapshot, point_cloud, with_owners
 from actrec.visualization.web.explanation_images import ExplanationImages
 
 MAX_WIDTH = 1280  # of the image in the page, px
@@ -27,6 +27,7 @@ JPEG_QUALITY = 75
 CLOUD_POINTS = 14_000
 EVENTS = 200  # kept
 RATE_S = 5.0  # time over which rates and latencies are averaged
+JUMP_S = 3.0  # by which a stamp is earlier than the newest if time starts again; images may be later than labels
 STALE_S = 2.0  # without news for this long the page shows that the view is old
 WATCHED_S = 3.0  # time after its last request for which a browser counts
 
@@ -76,6 +77,7 @@ class ViewState:
         """Replace the snapshot."""
         now = self._clock()
         with self._condition:
+            self._restart_if_earlier(snapshot.stamp_ns)
             if snapshot.color is not None:
                 self._times["images"].append(now)
             self._snapshot, self._arrived = snapshot, now
@@ -96,12 +98,19 @@ class ViewState:
     def event(self, event: ActionEvent) -> None:
         """Keep an event; its end replaces its begin. Ids that start again are of another run, which ends all events."""
         with self._condition:
+            self._restart_if_earlier(event.stamp_ns)
             if event.kind == BEGAN and event.event_id <= self._newest_id:
-                self._run += 1
-                self._events = {key: replace(kept, kind=ENDED) for key, kept in self._events.items()}
+                self._restart()
                 self._newest_id = 0
             self._newest_id = max(self._newest_id, event.event_id)
-            self._events[self._run, event.event_id] = event
+            run = self._run
+            if (
+                event.kind == ENDED
+                and (run, event.event_id) not in self._events
+                and (run - 1, event.event_id) in self._events
+            ):
+                run -= 1
+            self._events[run, event.event_id] = event
             while len(self._events) > EVENTS:
                 del self._events[next(iter(self._events))]
 
@@ -162,11 +171,14 @@ class ViewState:
         if snapshot is not None:  # a model of hands labels hands without a body
             labeled = {name: hand for hand in snapshot.hands if (name := hand.body_id) in snapshot.captions}
             bodies += [hand for name, hand in labeled.items() if all(body.body_id != name for body in bodies)]
-        people = [] if snapshot is None else [self._person(body, snapshot) for body in bodies]
+        fresh = with_owners({name: caption for name, (at, caption) in self._labels.items() if now - at <= STALE_S})
+        shown = {} if snapshot is None else {**snapshot.captions, **fresh}
+        people = [_person(body, shown.get(body.body_id, Caption())) for body in bodies]
         return {
             "number": self._number,
             "source": self._source,
             "explanation": None if self._explanation is None else self._explanation.listed(),
+            # Labels come after the images that they are of.
             "stamp": self._newest_ns() / NANOSECONDS,
             "age_s": round(age, 2) if math.isfinite(age) else None,
             "stale": self._closed or age > STALE_S,
@@ -183,7 +195,7 @@ class ViewState:
                     "kind": event.kind,
                     "body_id": event.body_id,
                     "label": event.label,
-                    "confidence": round(event.confidence, 3),
+                    "confidence": _share(event.confidence),
                     "start": event.start_ns / NANOSECONDS,
                     "end": event.end_ns / NANOSECONDS,
                     "color": _css(overlay.color_of(event.body_id)),
@@ -197,22 +209,20 @@ class ViewState:
             },
         }
 
+    def _restart_if_earlier(self, stamp_ns: int) -> None:
+        """Begin another run if stamps jumped back, as of a recording that starts again."""
+        if stamp_ns < self._newest_ns() - JUMP_S * NANOSECONDS:
+            self._restart()
+            self._snapshot = None
+
+    def _restart(self) -> None:
+        self._run += 1
+        self._events = {key: replace(kept, kind=ENDED) for key, kept in self._events.items()}
+
     def _newest_ns(self) -> int:
         """Return the newest stamp of images and of this run's events, which also come while no browser shows images."""
         stamps = [event.stamp_ns for (run, _), event in self._events.items() if run == self._run]
         return max([*stamps, self._snapshot.stamp_ns if self._snapshot is not None else 0])
-
-    def _person(self, body: Body, snapshot: Snapshot) -> dict[str, Any]:
-        """Return a person with the newest label, which comes after the image that it was drawn on."""
-        at, caption = self._labels.get(body.body_id, (-math.inf, Caption()))
-        if self._clock() - at > STALE_S:
-            caption = snapshot.captions.get(body.body_id, Caption())
-        return {
-            **_joints(body),
-            "label": caption.label,
-            "known": caption.label not in ("", UNKNOWN),
-            "confidence": None if math.isnan(caption.confidence) else round(caption.confidence, 3),
-        }
 
     def _rate(self, times: deque[float], now: float) -> float:
         recent = [at for at in times if now - at < RATE_S]
@@ -233,6 +243,16 @@ def encode_cloud(snapshot: Snapshot) -> bytes:
     packed = np.zeros(len(points), [("xyz", "<i2", 3), ("rgb", "u1", 3)])
     packed["xyz"], packed["rgb"] = np.round(np.clip(points * 1000, -32_000, 32_000)), colors
     return packed.tobytes()
+
+
+def _person(body: Body, caption: Caption) -> dict[str, Any]:
+    known = caption.label not in ("", UNKNOWN)
+    return {**_joints(body), "label": caption.label, "known": known, "confidence": _share(caption.confidence)}
+
+
+def _share(confidence: float) -> float | None:
+    """Return a confidence for JSON, which has no NaN and no infinity."""
+    return round(confidence, 3) if math.isfinite(confidence) else None
 
 
 def _joints(body: Body) -> dict[str, Any]:

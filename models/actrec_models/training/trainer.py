@@ -121,6 +121,8 @@ def _warn_unused(recipe: Recipe) -> None:
         changed = getattr(recipe, name) != getattr(Recipe, name)
         if changed and recipe.stages and all(name in stage for stage in recipe.stages):
             logger.warning("%s does nothing: each of the stages has its own", name)
+    if recipe.augmentation and not any(recipe.for_stage(stage).augment for stage in recipe.plan()):
+        logger.warning("augmentation does nothing: augment is false")
     for stage in recipe.plan():
         title = f"stage '{stage.title}': " if recipe.stages else ""
         for part in recipe.for_stage(stage).components()[:2]:

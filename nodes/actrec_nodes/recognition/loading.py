@@ -227,7 +227,7 @@ class ModelLoader:
         return building
 
     def _backend(self, model: str) -> str:
-        return inference.resolve(self._node.config.backend, self._find(model))
+        return inference.resolve(self._node.config.backend, self._find(model), self._options)
 
     def _find(self, model: str) -> ModelPackage:
         return zoo.find(model, self._node.config.trusted_models)

@@ -13,6 +13,7 @@ from rclpy.duration import Duration
 from rclpy.task import Future
 
 from actrec.recognition import ActionEvent
+from actrec.recognition.predictions import hand_owner
 from actrec_nodes.common.diagnostics import shorten
 from actrec_nodes.common.lifecycle import ActrecNode
 
@@ -228,7 +229,7 @@ def _meets(event: ActionEvent, request: Any) -> bool:
     return (
         (not request.labels or event.label in request.labels)
         and event.confidence >= request.min_confidence
-        and request.body_id in ("", event.body_id)
+        and request.body_id in ("", event.body_id, hand_owner(event.body_id))
     )
 
 

@@ -248,6 +248,8 @@ def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> 
         ([video, "--model", flow], 2, "requires scene flow, which needs depth, .* such as joint_tcn_everyday"),
         ([video, "--model", "nonsense"], 1, "no model package 'nonsense'; known: "),
         ([video, "--set", "nonsense=1"], 2, "unknown option nonsense"),
+        ([video, "--set", "threads=4"], 2, "unknown option threads"),
+        ([video, "--every", "9" * 400], 2, "is not an integer of at least 1"),
         ([video, "--set", "nonsense=1", "--set", "top_k=2"], 2, "unknown option nonsense"),
         ([video, "--recording", "mount=up", "--recording", "hfov_deg=70"], 2, "mount is 'up'"),
         ([video, "--recording", "mount=sideways"], 2, "mount is 'sideways', expected level, upside_down"),
@@ -256,6 +258,16 @@ def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> 
         assert main(["label", *arguments]) == status, arguments
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("actrec: ")]
         assert re.search(message, line), line
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_label_output_that_is_a_link_to_the_recording_is_refused(tmp_path, capsys, link) -> None:
+    video = empty_video(tmp_path / "video.mp4")
+    content = video.read_bytes()
+    link(video, tmp_path / "link.mp4")
+    assert main(["label", str(tmp_path / "link.mp4"), "--out", str(video)]) == 2
+    assert "is given twice" in capsys.readouterr().err and video.read_bytes() == content
 
 
 def test_label_skeleton_recording_is_labeled_without_images(data_root, capsys) -> None:

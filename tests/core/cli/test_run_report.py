@@ -1,11 +1,12 @@
 """What `actrec run` prints about actions that simulated people performed."""
 
+import signal
 from typing import Any
 
 import pytest
 
 from actrec.cli import main
-from actrec.cli.run import performed_table
+from actrec.cli.run import Lines, performed_table
 
 
 def figures(found: int, performed: int = 1, known: bool = True, **others: int) -> dict[str, Any]:
@@ -37,3 +38,13 @@ def test_run_impossible_image_is_refused_before_the_start(path: str, capsys: pyt
     pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
     assert main(["run", "--image", path]) == 2
     assert "is no .jpg or .png file in an existing folder" in capsys.readouterr().err
+
+
+def test_lines_without_a_reader_end_the_graph_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `actrec run | head`."""
+    lines, signals = Lines(), list[int]()
+    monkeypatch.setattr("os.kill", lambda pid, number: signals.append(number))
+    monkeypatch.setattr(lines, "_show", lambda change: exec("raise BrokenPipeError"))
+    for _ in range(3):
+        lines.show(None)
+    assert signals == [signal.SIGINT]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import cv2
 import numpy as np
@@ -77,6 +78,33 @@ def test_simulate_no_noise_writes_complete_depth(tmp_path) -> None:
     assert main(["simulate", "--no-noise", "--seconds", "0.1", "--out", str(tmp_path / "exact"), *SMALL]) == 0
     depth = cv2.imread(str(tmp_path / "exact" / "000000_depth.png"), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.uint16 and depth.min() > 500
+
+
+def test_simulate_interrupted_recording_is_whole(tmp_path, monkeypatch) -> None:
+    read, count = SimulatedCamera.read, iter(range(100))
+
+    def interrupted(self, *arguments):
+        if next(count) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(SimulatedCamera, "read", interrupted)
+    assert main(["simulate", "--out", str(tmp_path / "cut"), *SMALL]) == 0
+    assert len(np.load(tmp_path / "cut/joints.npz")["stamps_ns"]) == 3
+
+
+def test_simulate_duration_as_an_option_counts(tmp_path, capsys) -> None:
+    assert main(["simulate", "--out", str(tmp_path / "short"), "--json", *SMALL, "duration=0.2"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 2
+    script = ["--script", str(tmp_path / "short/joints.npz"), "--out", str(tmp_path / "endless")]
+    assert main(["simulate", *script, *SMALL, "loop=true"]) == 2
+    assert "give --seconds" in capsys.readouterr().err and not (tmp_path / "endless").exists()
+
+
+def test_simulate_list_as_json_has_actions_and_options(capsys) -> None:
+    assert main(["simulate", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert "wave" in listed["actions"] and "fps" in [option["name"] for option in listed["options"]]
 
 
 def test_simulate_list_shows_actions_and_options(capsys) -> None:

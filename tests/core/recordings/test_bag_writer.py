@@ -21,6 +21,7 @@ from rosbags.rosbag2.storage_mcap import zstd
 from actrec.recordings import open_recording, skeleton_files
 from actrec.recordings.rosbag.bag_files import Bag, recover
 from actrec.recordings.rosbag.bag_writer import BagWriter, qos
+from actrec.recordings.rosbag.mcap_file import McapFile
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -55,6 +56,23 @@ def test_bag_writer_depth_out_of_16_bit_range_is_missing(tmp_path):
         read: Any = next(recording.frames())
     nan = np.nan
     np.testing.assert_allclose(read.depth, [[nan, 1.0, 65.535, nan, nan, nan, nan, 2.0]], rtol=1e-6)
+
+
+def test_bag_reader_rare_topic_is_read_without_the_images(tmp_path, person_frames, monkeypatch):
+    """An hour of images has one direction of gravity at its start."""
+    up = np.array([0.0, -1.0, 0.0])
+    write(tmp_path / "b", [replace(frame, up=up if k == 0 else None) for k, frame in enumerate(person_frames)])
+    read, original = [], McapFile._read
+
+    def counted(self, offset, size):
+        read.append(size)
+        return original(self, offset, size)
+
+    monkeypatch.setattr(McapFile, "_read", counted)
+    with Bag(tmp_path / "b") as bag:
+        read.clear()
+        assert len(list(bag.messages(["/camera/up"]))) == 1
+    assert sum(read) < sum(path.stat().st_size for path in (tmp_path / "b").glob("*.mcap")) / 2
 
 
 def test_bag_writer_8_distortion_coefficients_kept(tmp_path, person_frames):

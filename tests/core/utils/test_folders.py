@@ -1,8 +1,11 @@
 """Users without a home folder, read-only folders and full disks: the true cause, and a variable that mends it."""
 
 import errno
+import json
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +107,40 @@ def test_command_with_a_path_in_no_home_ends_with_one_line(no_home: None, capsys
         assert run_main(command.split()) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("actrec: ") and line.endswith(folders.NO_HOME)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
+def test_write_file_keeps_links_and_refuses_pipes(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "disk/events.csv", tmp_path / "events.csv", tmp_path / "pipe"
+    folders.write_file(target, b"old")
+    link.symlink_to(target)
+    folders.write_file(link, b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    with pytest.raises(DeviceError, match="a pipe or a device, not a file"):
+        folders.write_file(pipe, b"new")
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [(["simulate", "--out", "x" * 300], "File name too long"), (["models", "--fetch", "a", "--from", "b"], "no home")],
+)
+def test_command_with_an_impossible_path_ends_with_one_line(
+    no_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run_main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("actrec: ") and message in line
+    assert not (tmp_path / "~").exists()
+
+
+def test_command_without_a_standard_error_works(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m actrec simulate --seconds .1 --set fps=10 --out {tmp_path / 'x'} --json 2>&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["frames"] == 1
 
 
 def test_compiled_code_is_cached_in_a_temporary_folder_if_no_other_is_writable(

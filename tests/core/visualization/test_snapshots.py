@@ -111,6 +111,20 @@ def test_captions_are_valid_near_their_stamp_only():
     assert len(captions.at(0)) == 1000
 
 
+def test_captions_of_hands_are_their_persons_too():
+    captions = Captions(hold_s=2.0)
+    for name, caption in {
+        "1_left": ("wave", 0.6),
+        "1_right": ("unknown", 0.9),
+        "2_left": ("a", 0.5),
+        "2": ("b", 0.1),
+    }.items():
+        captions.add(0, f"body_{name}", Caption(*caption))
+    found = captions.at(0)
+    assert found["body_1"] == Caption("wave", 0.6) and found["body_1_right"].label == "unknown"
+    assert found["body_2"] == Caption("b", 0.1), "its own label is kept"
+
+
 def test_snapshot_of_a_frame_has_its_images():
     frame = RgbdFrame(7, np.zeros((4, 6, 3), np.uint8), None, Intrinsics(6, 4, 5.0, 5.0, 2.5, 1.5))
     snapshot = Snapshot.of_frame(frame)

@@ -6,6 +6,7 @@ import fcntl
 import http.client
 import itertools
 import json
+import math
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from urllib.parse import quote
 
 import cv2
@@ -248,6 +250,37 @@ class Shown(LiveView):
         self.events.append((event.kind, event.label))
 
 
+def test_update_of_a_recording_that_starts_again_shows_its_events(view):
+    late = 55_000_000_000
+    view.show(snapshot(stamp_ns=late))
+    view.event(replace(event(), start_ns=late, end_ns=late, stamp_ns=late))
+    assert update(view)[0]["stamp"] == 55.0
+    view.event(replace(event(kind="ended"), start_ns=late, end_ns=late))  # as its stamps jump back
+    view.event(event(2))
+    view.show(snapshot())
+    shown = update(view)[0]
+    assert shown["stamp"] == 5.0
+    assert [(each["kind"], each["start"]) for each in shown["events"]] == [("ended", 55.0), ("began", 3.0)]
+
+
+def test_update_label_of_a_hand_is_its_persons(view):
+    """A model of hands labels body_1_left and body_1_right."""
+    view.show(snapshot(label=""))
+    for side, caption in (("left", Caption("swipe", 0.6)), ("right", Caption("unknown", 0.9))):
+        view.label(5_000_000_000, f"body_1_{side}", caption, None, "hands")
+    (person,) = update(view)[0]["people"]
+    assert (person["label"], person["confidence"]) == ("swipe", 0.6)
+
+
+@pytest.mark.parametrize("confidence", [math.nan, math.inf])
+def test_update_confidence_that_is_no_number_is_null(view, confidence):
+    view.show(snapshot())
+    view.event(replace(event(), confidence=confidence))
+    view.label(5_000_000_000, "body_1", Caption("wave", confidence), None, "tiny")
+    shown = update(view)[0]
+    assert shown["events"][0]["confidence"] is None and shown["people"][0]["confidence"] is None
+
+
 def test_view_command_driver_shows_labels_and_events_without_a_graph(monkeypatch):
     shown = Shown()
     monkeypatch.setattr(view_command, "_open", lambda _: shown)
@@ -257,6 +290,7 @@ def test_view_command_driver_shows_labels_and_events_without_a_graph(monkeypatch
     assert len(shown.snapshots) > 60 and len(shown.snapshots[-1].bodies) == 1
     assert ("body_1", "wave", "joint_tcn_open") in shown.labels
     assert ("began", "wave") in shown.events
+    assert any(each.captions.get("body_1", Caption()).label == "wave" for each in shown.snapshots)
 
 
 @pytest.mark.parametrize(

@@ -347,3 +347,8 @@ def test_eval_folds_scored_one_per_model(tmp_path, capsys, monkeypatch):
     assert "dataset utd_mhad is not divided into folds" in refused(capsys, undivided, "--folds", "all")
     assert "dataset_options" not in figures and "fold 1" not in figures["notes"]
     assert "folds 2, 2: one appears twice" in refused(capsys, *models, "--folds", "2,2")
+
+
+@pytest.mark.parametrize("arguments", [["--table", "sem_spa:9"], ["joint_tcn_open", "--elsewhere"]])
+def test_eval_property_of_recordings_without_effect_is_refused(capsys, arguments):
+    assert "--recording cannot be used with --" in refused(capsys, *arguments, "--recording", "fps=15", status=2)

@@ -329,6 +329,8 @@ def test_export_untrained_network_works(tmp_path, capsys, caplog):
         (["run.ckpt", "--network", "res_tcn_bjcn"], "either a checkpoint or a --network"),
         (["run.ckpt", "--classes", "a,b"], "--classes belongs to --network; run.ckpt has its own"),
         (["run.ckpt", "--seed", "0"], "--seed belongs to --network"),
+        (["run.ckpt", "--figures", "gone.json"], "--figures needs a package"),
+        (["--network", "sem_net", "--no-weights"], "--no-weights belongs to a checkpoint or a package"),
         (["run.ckpt", "--option", "a=b", "--init", "x"], "--option belongs to --network"),
     ],
 )

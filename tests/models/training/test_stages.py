@@ -49,6 +49,13 @@ def test_train_recipe_field_overridden_by_every_stage_warned(learning_rate_in_st
     assert messages == ["epochs does nothing: each of the stages has its own"]  # the second stage uses the rate
 
 
+@pytest.mark.parametrize(("stages", "warnings"), [([], 1), ([{"augment": True}], 0)])
+def test_train_augmentation_without_effect_warned(stages, warnings, caplog):
+    settings = {"augment": False, "augmentation": {"tilt_deg": 30}, "stages": stages}
+    trainer._warn_unused(config.build(Recipe, {**TINY, **settings}))
+    assert caplog.text.count("augmentation does nothing: augment is false") == warnings
+
+
 @pytest.mark.parametrize(("smoothing", "warnings"), [(0.1, 0), (0.0, 0), (0.3, 1)])
 def test_label_smoothing_without_effect_warned(smoothing, warnings, caplog):
     recipe = config.build(Recipe, {**TINY, "label_smoothing": smoothing})

@@ -136,7 +136,10 @@ def test_plan_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> None
 def test_run_webcam_labels_people_without_depth(
     data_root: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = f"source={data_root / 'videos/people_1080p.mp4'}", "fps=8"  # 9 s, enough for two windows on a busy machine
+    options = (
+        f"source={data_root / 'videos/people_1080p.mp4'}",
+        "fps=8",
+    )  # 9 s, enough for two windows on a busy machine
     given = [argument for option in options for argument in ("--driver-option", option)]
     assert main(["run", "--driver", "webcam", *given, "--json"]) == 0
     printed = capfd.readouterr()

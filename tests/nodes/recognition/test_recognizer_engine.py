@@ -86,6 +86,17 @@ def test_recognizer_uses_a_cached_engine_at_once(make: Make, tiny: str, gate) ->
     assert device(second).startswith("TensorRT")
 
 
+def test_recognizer_auto_uses_an_engine_of_its_own_settings(make: Make, tiny: str, gate) -> None:
+    gate.set()
+    settings = {"tensorrt.most": 8}
+    built = make(model=tiny, backend="tensorrt", **settings)
+    assert built.start() and device(built).startswith("TensorRT")
+    gate.clear()  # nothing more is built
+    same, other = make(model=tiny, backend="auto", **settings), make(model=tiny, backend="auto")
+    assert same.start() and device(same).startswith("TensorRT")
+    assert other.start() and device(other).startswith("CPU")
+
+
 def test_recognizer_building_an_engine_is_reported(make: Make, tiny: str, gate, monkeypatch) -> None:
     graph = make(model=tiny, backend="tensorrt")
     lines, reported = record_complaints(graph.node, monkeypatch), []

@@ -133,6 +133,14 @@ def test_wait_for_action_serves_several_clients_at_once(graph: Graph, connect: C
     assert waits["other"].event.body_id == "body_2"
 
 
+def test_wait_for_action_of_a_hand_counts_for_its_person(graph: Graph, connect: Clients) -> None:
+    """A model of hands labels body_1_left and body_1_right."""
+    wait = Wait(connect(graph), labels=["right"], body_id="body_1")
+    act(graph, 0, 30, 1.0, "body_1_left")
+    assert wait.result() == (SUCCEEDED, R.NONE, "", "right")
+    assert wait.event.body_id == "body_1_left"
+
+
 def test_wait_for_action_ignores_an_action_that_goes_on_unless_asked(graph: Graph, connect: Clients) -> None:
     act(graph, 0, 30, 1.0)
     graph.wait(lambda: len(graph.events) == 1)
