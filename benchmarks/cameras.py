@@ -55,7 +55,7 @@ def _watched(camera: Camera, seconds: float) -> dict[str, Any]:
             break
         stamps.append(frame.stamp_ns)
         delays.append((time.time_ns() - frame.stamp_ns) / 1e6)
-        memory.append(process.memory_info().rss / 2**20)
+        memory.append(process.memory_info().rss / 1e6)
         if now > told + 10:
             told = now
             print(f"{now - began:.0f} s of {seconds:.0f}, {memory[-1]:.0f} MB", file=sys.stderr)

@@ -18,12 +18,14 @@ from actrec.cli import Parser, amount, count
 from actrec.datasets.base import Clip, ClipDataset, Entry, Source
 from actrec.datasets.store import PreparedDataset
 from actrec.utils import config
-from actrec.utils.errors import DeviceError
+from actrec.utils.errors import ConfigError, DeviceError
 from actrec_models.data.estimation import STREAM_KEYS, PrepareConfig
 from actrec_models.data.preparation import Run, prepare_source
 from actrec_models.data.samples import Samples
 from actrec_models.networks import create
 from actrec_models.training.recipe import Recipe
+
+BATCH, WARM_BATCHES = 64, 4
 
 READERS: tuple[tuple[str, dict[str, Any], str], ...] = (("ntu60", {"incomplete": "keep"}, ""), ("nucla", {}, "raw"))
 """Datasets that are here as published, a file a clip: name, options, folder in its own."""
@@ -77,6 +79,8 @@ def data(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--seconds", type=amount, default=5.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--scratch", help="folder in which the stores are made for a while (default: the system's)")
     args = parser.parse_args(arguments)
+    if args.clips < (least := 2 * WARM_BATCHES * BATCH):
+        raise ConfigError(f"--clips is {args.clips}, expected {least} or more: the first batches only warm up")
     if args.scratch and not os.path.isdir(args.scratch):
         raise DeviceError(f"--scratch is '{args.scratch}', which is no folder: name one that is there")
     torch.set_num_threads(1)
@@ -176,11 +180,10 @@ def _samples(store: ClipDataset, workers: int, varied: bool, seconds: float) -> 
     network = create(recipe.model, num_classes=len(store.classes), **recipe.network_options())
     augmentation = recipe.check() if varied else None
     samples = Samples(store, network.input_specs, recipe.window(network), recipe, augmentation)
-    batch = 64
-    loader = DataLoader(samples, batch, shuffle=True, num_workers=workers)
-    drawn, first, clock = 0, 4 * batch, _Clock()
+    loader = DataLoader(samples, BATCH, shuffle=True, num_workers=workers)
+    drawn, first, clock = 0, WARM_BATCHES * BATCH, _Clock()
     for _ in loader:
-        drawn += batch
+        drawn += BATCH
         if drawn == first:
             clock = _Clock()  # workers have started by now
         if drawn > first and clock.seconds > seconds:

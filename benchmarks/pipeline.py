@@ -22,7 +22,7 @@ SAMPLE_S = 5.0
 MODES = ("one", "each")
 """All nodes in one process, or each in its own."""
 
-WARM_S = 5.0
+WARM_S, START_S = 5.0, 120.0
 """The first seconds, with discovery and the first inference, are not measured."""
 
 
@@ -86,8 +86,11 @@ class _Run:
 
     def watch(self, running: Running, monitor: GraphMonitor) -> None:
         """Wait for labels, then sample queues, memory and processor time until the end."""
-        if not running.wait(WARM_S) and not monitor.labels:
-            raise DeviceError("the graph did not start: see the line above")
+        deadline = time.monotonic() + START_S
+        while not monitor.labels:
+            if not running.wait(0.2) or time.monotonic() > deadline:
+                raise DeviceError("the graph did not start, or gave no label: see the lines above")
+        running.wait(WARM_S)  # in processes of their own, nodes start one by one
         began_ns, began = time.time_ns(), time.monotonic()
         self.first = {"at": began, "usage": running.usage(), "nodes": monitor.statistics()}
         while (left := began + self.seconds - time.monotonic()) > 0:

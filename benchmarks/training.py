@@ -173,7 +173,7 @@ def row(
     size = batch or (chosen.batch if device.type == "cuda" else learner.affordable(chosen.batch, seconds / 3))
     stopped = _Utilization(device)
     fixed = learner.batch(size)
-    warm = device.type == "cpu" and size == 2  # `affordable` has just made two such steps
+    warm = device.type == "cpu" and not batch and size == 2  # `affordable` has just made two such steps
     alone = size * _paced(lambda: learner.step(fixed), seconds, device, warm)
     used = stopped.mean()
     found = {"network": entry, "batch": size, "recipe_batch": chosen.batch, "precision": chosen.precision,
@@ -183,7 +183,7 @@ def row(
         loader, found["workers"] = way.loader(size, workers)
         step = partial(_read_and_step, learner, way, _endless(loader))
         stopped = _Utilization(device)
-        found[f"clips_per_s_with_reading{suffix}"] = size * _paced(step, seconds, device, warm)
+        found[f"clips_per_s_with_reading{suffix}"] = size * _paced(step, seconds, device)
         used_reading[f"gpu_used_percent_with_reading{suffix}"] = stopped.mean()
         found[f"read_by_a_core{suffix}"] = way.reading(size, seconds)
         if device.type == "cuda" and way.compute is not None and not has_voxels(way.compute.specs):

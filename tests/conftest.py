@@ -21,7 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
     blocks = (LAST_DOMAIN - FIRST_DOMAIN + 1) // WORKERS
     block = int(os.environ.setdefault("ACTREC_TEST_DOMAINS", str(os.getpid() % blocks)))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.environ["ROS_DOMAIN_ID"] = str(FIRST_DOMAIN + block * WORKERS + worker % WORKERS)
+    # More workers than a block has domains go on into the next ones.
+    os.environ["ROS_DOMAIN_ID"] = str(FIRST_DOMAIN + (block * WORKERS + worker) % (blocks * WORKERS))
     os.environ.setdefault("ROS_LOG_DIR", str(Path(os.environ.get("TMPDIR", "/tmp")) / "actrec_test_logs"))
 
 

@@ -1,8 +1,6 @@
 """Datasets that come as one small archive or as published files, tables of text files, arrays of MATLAB files."""
 
-import io
 import re
-import struct
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,14 +13,14 @@ import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Kind, Source, find_files, missing_folder_error
 from actrec.datasets.fingerprints import fingerprint_of
+from actrec.recordings import matlab_files
 from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.folders import read_file
 
 _MAX_MAT_BYTES = 1 << 28  # of a file of one clip, compressed or not
-_MAT_HEADER_SIZE, _MAT_COMPRESSED = 128, 15
 
 
 class ArchiveSource(Source):
@@ -252,12 +250,7 @@ def read_mats(path: Path) -> dict[str, Any]:
     Raises:
         DeviceError: There is no such file.
         InputError: It is truncated or corrupt.
-        MissingLibraryError: scipy is not installed.
     """
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise MissingLibraryError("a .mat needs scipy, which is not installed: pip install scipy") from error
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
     try:
@@ -265,24 +258,9 @@ def read_mats(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}") from error
     try:
-        _check_unpacked(content)
-        return {key: value for key, value in loadmat(io.BytesIO(content)).items() if not key.startswith("__")}
-    except Exception as error:  # scipy raises a dozen types for a damaged file
+        return matlab_files.parse(content, _MAX_MAT_BYTES)
+    except (ValueError, zlib.error) as error:
         raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
-
-
-def _check_unpacked(content: bytes) -> None:
-    """Raise ValueError if the compressed arrays of a MATLAB file have more than `_MAX_MAT_BYTES`."""
-    order = "<" if content[126:128] == b"IM" else ">"
-    at, left = _MAT_HEADER_SIZE, _MAX_MAT_BYTES
-    while at + 8 <= len(content):
-        kind, size = struct.unpack_from(f"{order}II", content, at)
-        at += 8 + size
-        if kind != _MAT_COMPRESSED:
-            continue
-        left -= len(zlib.decompressobj().decompress(content[at - size : at], left + 1))
-        if left < 0:
-            raise ValueError(f"its arrays have more than {_MAX_MAT_BYTES} bytes")
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:

@@ -112,7 +112,7 @@ def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> 
     path, options = Path(path), options or config.build(SmarthomeConfig)
     try:
         frames = json.loads(read_text(path))["frames"]
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"'{path}' is truncated or not JSON; copy it again ({error})") from error
     except (KeyError, TypeError) as error:
         raise InputError(f"'{path}' holds no 'frames': it is not a Toyota Smarthome skeleton file") from error

@@ -130,7 +130,7 @@ def read_head(folder: Path) -> Head:
         raise DeviceError(
             f"there is no prepared dataset in '{folder}' ({error.strerror}): run actrec prepare"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"'{path}' is damaged: delete '{folder}' and prepare the dataset again") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:

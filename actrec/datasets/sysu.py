@@ -43,7 +43,6 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> tuple[Skeleton
     Raises:
         DeviceError: There is no `sklWorld.mat`.
         InputError: A file is truncated or corrupt, not in meters, or has no body.
-        MissingLibraryError: scipy is not installed.
     """
     path, image = Path(folder) / "sklWorld.mat", Path(folder) / "sklImage.mat"
     world = _joints(path, "SW", 3)

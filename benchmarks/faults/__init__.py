@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec.cli import Parser, amount, count, names
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ActrecError, ConfigError
 
 CAMPAIGNS: dict[str, tuple[str, int, str]] = {
     "kill": ("deaths:kill", 50, "SIGKILL of each node"),
@@ -62,21 +62,29 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     # Modules of ROS nodes are imported after the domain is chosen, and only the ones of the chosen campaigns.
     importlib.import_module("benchmarks.faults.live_graph").choose_domain(options.domain)
     outcomes, rows = [], []
+    failed: dict[str, str] = {}
     for name in chosen:
         target, times, _ = CAMPAIGNS[name]
         began, number = time.monotonic(), options.times or max(1, round(times * options.scale))
         print(f"{name}: {number} times …", file=sys.stderr, flush=True)
         module, function = target.split(":")
-        run: Callable[..., Any] = getattr(importlib.import_module(f"benchmarks.faults.{module}"), function)
-        done = run(number, names(options.only))
+        try:
+            run: Callable[..., Any] = getattr(importlib.import_module(f"benchmarks.faults.{module}"), function)
+            done = run(number, names(options.only))
+        except (ActrecError, ImportError) as error:  # the other campaigns' hours are not lost
+            failed[f"{name}_error"] = str(error)
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            continue
         outcomes += done
         rows += [outcome.row() for outcome in done]
         for row in rows[-len(done) :]:
             print(f"  {row['subject']}: {row['result']}", file=sys.stderr, flush=True)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    if options.csv is not None:
-        _write_csv(options.csv, outcomes, " ".join(["actrec bench faults", *arguments]))
-    return {"faults": rows, "missed": sum(bool(outcome.faults) for outcome in outcomes)}
+        if options.csv is not None:
+            _write_csv(options.csv, outcomes, " ".join(["actrec bench faults", *arguments]))
+    if failed and not rows:
+        raise ConfigError("; ".join(failed.values()))
+    return {"faults": rows, "missed": sum(bool(outcome.faults) for outcome in outcomes), **failed}
 
 
 def _write_csv(path: Path, outcomes: list[Any], command: str) -> None:

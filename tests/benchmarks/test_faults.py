@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ pytest.importorskip("actrec_msgs.msg", reason="the messages are not built: make 
 from actrec import inference
 from actrec.recognition import ActionRecognizer
 from actrec.utils import gravity
-from actrec.utils.errors import ActrecError, ConfigError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup import run as graph_run
 from actrec_nodes.common import conversions, topics
@@ -197,6 +198,27 @@ def test_graph_hung_node_is_killed_unless_the_plan_leaves_it(end_hung: bool) -> 
         assert (child.poll() is None) is not end_hung
     finally:
         nodes.stop()
+
+
+def test_faults_campaign_that_cannot_run_leaves_the_rows_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def works(times: int, only: Sequence[str]) -> list[Outcome]:
+        return [Outcome("works", "all", times, growth_mb=1.0)]
+
+    def fails(times: int, only: Sequence[str]) -> list[Outcome]:
+        raise DeviceError("run it as root")
+
+    module = SimpleNamespace(works=works, fails=fails)
+    monkeypatch.setitem(sys.modules, "benchmarks.faults.made_up", module)
+    campaigns = {name: (f"made_up:{name}", 1, "") for name in ("works", "fails")}
+    monkeypatch.setattr(faults, "CAMPAIGNS", campaigns)
+    monkeypatch.setenv("ROS_DOMAIN_ID", os.environ.get("ROS_DOMAIN_ID", "0"))  # restored after the benchmark chose one
+    found = faults.measure(["--campaigns", "works,fails", "--csv", str(tmp_path / "faults.csv")])
+    assert found["fails_error"] == "run it as root" and len(found["faults"]) == 1
+    assert "works, all: growth of the memory,1.0" in (tmp_path / "faults.csv").read_text().replace('"', "")
+    with pytest.raises(ConfigError, match="run it as root"):
+        faults.measure(["--campaigns", "fails"])
 
 
 def test_faults_unknown_campaign_is_refused() -> None:

@@ -27,10 +27,14 @@ class Deadly(Nucla):
 
 
 class Slow(Nucla):
-    """N-UCLA, which takes its time."""
+    """N-UCLA, which takes its time: in a process with `ends_never`, so much for the ninth item that it is killed."""
+
+    ends_never = False
+    count = 0
 
     def read(self, entry):
-        time.sleep(0.05)
+        Slow.count += 1
+        time.sleep(600.0 if Slow.ends_never and Slow.count > 8 else 0.05)
         return super().read(entry)
 
 

@@ -113,7 +113,7 @@ def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "clip 1 of 1: rejected, no person was detected" in error
     assert "actrec: 3 clips in a row were rejected" in error
-    assert not (tmp_path / "mine/labels.csv").exists()
+    assert not (tmp_path / "clips/labels.csv").exists()
 
 
 @pytest.mark.slow

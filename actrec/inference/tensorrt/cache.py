@@ -240,7 +240,10 @@ class EngineCache:
 
 
 def _read_note(path: Path) -> Any:
-    return json.loads(read_file(path))
+    try:
+        return json.loads(read_file(path))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _lock(file: Any, path: Path, waiting_s: float) -> None:

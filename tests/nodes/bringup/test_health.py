@@ -74,6 +74,7 @@ def test_health_node_that_answers_late_does_not_hang_and_one_that_does_not_answe
     context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.1)
+    monkeypatch.setattr("actrec_nodes.bringup.health.HUNG", 20)  # 2 s, for a busy machine
     node, hung, released = add(Probe), [], threading.Event()
     with GraphHealth(peer, ["probe"], hung=hung.append) as health:
         assert host.start([node]) is None

@@ -201,10 +201,9 @@ def test_recognizer_skeletons_that_do_not_advance_are_stale(make: Make, tiny: st
 
     def publish_bad() -> bool:
         graph.publish(stamp(9), body(1.0, "body_1" if fault == "stamp" else ""))
-        return bool(unknown_labels(graph))
+        return any(words in reason for _, reason in unknown_labels(graph))
 
     graph.wait_until(publish_bad)
-    assert words in unknown_labels(graph)[0][1]
 
 
 def test_recognizer_late_frames_are_not_labeled(make: Make, tiny: str) -> None:

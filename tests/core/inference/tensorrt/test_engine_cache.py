@@ -51,7 +51,7 @@ def test_find_changed_key_finds_no_engine(tmp_path, change):
     assert cache.find(replace(KEY, package="renamed")) is None, "packages of the same digest have separate engines"
 
 
-@pytest.mark.parametrize("damage", ["engine", "note", "foreign", "list", "cut"])
+@pytest.mark.parametrize("damage", ["engine", "note", "deep", "foreign", "list", "cut"])
 def test_damaged_engine_is_logged_and_built_again(tmp_path, damage, caplog):
     cache = EngineCache(tmp_path)
     path = cache.store(KEY, b"engine", {})
@@ -62,6 +62,8 @@ def test_damaged_engine_is_logged_and_built_again(tmp_path, damage, caplog):
         path.write_bytes(b"")
     elif damage == "note":
         details_file.write_text("{")
+    elif damage == "deep":
+        details_file.write_text("[" * 100_000)
     elif damage == "list":
         details_file.write_text("[]")
     else:
