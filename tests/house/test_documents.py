@@ -41,6 +41,11 @@ def test_brackets_in_shell_blocks_are_quoted() -> None:
     assert wrong == []
 
 
+def test_environments_do_not_lie_where_a_clone_may() -> None:
+    """`git clone` into the home folder makes ~/actrec."""
+    assert [name for name, text in documents().items() if re.search(r"-m venv (~/)?actrec\b(?!_)", text)] == []
+
+
 def test_relative_links_and_anchors_exist() -> None:
     broken = []
     for name, text in documents().items():

@@ -57,6 +57,11 @@ def test_wheel_has_two_models_networks_and_one_command(wheel: dict[str, Any]) ->
     assert wheel["entry_points"]["console_scripts"] == ["actrec = actrec.cli:main"]
 
 
+def test_notice_names_the_models_of_the_wheel(wheel: dict[str, Any]) -> None:
+    inside = {Path(folder).name for folder, _ in wheel["data_files"] if "/models/zoo/" in f"/{folder}"}
+    assert len(inside) == 2 and all(name in (ROOT / "NOTICE").read_text() for name in inside)
+
+
 def test_wheel_files_suffice_to_record_skeletons_without_ros(
     wheel: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
