@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _GONE_S = 0.5  # time without a frame after which the devices are listed
+_STALL_S = 1.0  # longest wait for a frame after the first one; a camera may have been plugged in again meanwhile
 _RESET_S = 15.0  # timeout for the camera to reappear after a reset
 _MAX_FIT_ERROR_PX = 0.1
 _GRID_SIZE = 25
@@ -203,6 +205,7 @@ class RealSenseCamera(DeviceCamera):
     def _next(self, deadline: float) -> Any:
         """Return the newest frameset; None after the deadline, or soon after an unplugging."""
         pipeline, looked = self._opened(), time.monotonic()
+        deadline = min(deadline, looked + self._patience_s)
         with contextlib.suppress(RuntimeError):  # the device was unplugged
             # Stopping the pipeline does not wake a waiting thread, so poll.
             while self._source is pipeline and (remaining := deadline - time.monotonic()) > 0:
@@ -217,6 +220,11 @@ class RealSenseCamera(DeviceCamera):
                         break
         return None
 
+    @property
+    def _patience_s(self) -> float:
+        """Longest wait for a frame, s."""
+        return _STALL_S if self.live and self._number is not None else math.inf
+
     def _no_frame_error(self, timeout_s: float) -> DeviceError | EndOfStream:
         """Return the error that explains why there is no frame."""
         if self._source is None:
@@ -227,12 +235,14 @@ class RealSenseCamera(DeviceCamera):
             return DeviceError(f"'{self.config.recording}': no frame with color and depth within {timeout_s:g} s")
         if self.serial not in realsense_device.connected(self._context):
             return DeviceError(f"RealSense {self.serial} was unplugged: plug it in, and it is opened again")
-        self._stalled = True
+        self._stalled = self._number is None  # since it was opened
+        again = "opening it again resets it" if self._stalled else "it is reset if it sends none when opened again"
+        timeout_s = min(timeout_s, self._patience_s)
         dropped = f", {self.incomplete} framesets without color or depth" if self.incomplete else ""
         dropped += f", {self.unpaired} with color and depth too far apart in time" if self.unpaired else ""
         return DeviceError(
             f"RealSense {self.serial} is connected but sent no frame within {timeout_s:g} s{dropped}: use another "
-            "cable or USB port, or a lower profile; opening it again resets it (reset: stall)"
+            f"cable or USB port, or a lower profile; {again} (reset: stall)"
         )
 
     def _frame(self, frames: Any, color: Any, arrival: int) -> RgbdFrame:

@@ -209,6 +209,22 @@ def test_open_after_stall_resets_camera(device, monkeypatch, caplog):
     camera.close()
 
 
+def test_read_camera_that_stops_is_opened_again_before_it_is_reset(device, caplog):
+    """It may have been plugged in again at once: a reset would take seconds."""
+    camera = RealSenseCamera()
+    camera.open()
+    device.send(gray_image(), FLAT)
+    camera.read(30.0)
+    with pytest.raises(DeviceError, match="sent no frame within 1 s.*reset if it sends none when opened again"):
+        camera.read(60.0)
+    camera.close()
+    camera.open()
+    assert "resetting" not in caplog.text
+    with pytest.raises(DeviceError, match="sent no frame within 0.1 s.*opening it again resets it"):
+        camera.read(0.1)
+    camera.close()
+
+
 def test_wait_for_camera_after_reset_returns_or_raises(context, device, monkeypatch):
     fitted = iter([DeviceError("unplugged"), DeviceError("unplugged"), "back"])
 
