@@ -55,9 +55,10 @@ else
   files=(core)
   create --system-site-packages
 fi
-version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
-if [ "$(version "$python")" != "$(version .venv/bin/python)" ]; then
-  echo "actrec: .venv has Python $(version .venv/bin/python), and $python is $(version "$python"): to change it, make distclean"
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+held="$(version .venv/bin/python)"
+if [ -n "$held" ] && [ "$(version "$python")" != "$held" ]; then
+  echo "actrec: .venv has Python $held, and $python is $(version "$python"): to change it, make distclean"
 fi
 python=.venv/bin/python
 echo "$ros" > .venv/ros2
@@ -75,7 +76,7 @@ case "$ros" in
   kilted) set=jazzy ;;
   *) set=lyrical ;; # and newer ones
 esac
-echo "actrec: ROS 2 from $ros, $("$python" --version), requirements: ${files[*]} $extras, versions of $set"
+echo "actrec: ROS 2 from $ros, $("$python" --version 2>/dev/null || true), requirements: ${files[*]} $extras, versions of $set"
 
 arguments=()
 for name in "${files[@]}" $extras; do

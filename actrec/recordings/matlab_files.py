@@ -8,6 +8,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ _MOST_CELLS_DEEP = 8
 
 
 def parse(content: bytes, limit: int) -> dict[str, Any]:
-    """Return the arrays of a MATLAB file, by name; arrays of other kinds (structures, objects, sparse) are left out.
+    """Return the arrays of numbers, the texts and the cells of a MATLAB file, by name.
 
     Args:
         content: The file.
@@ -74,17 +75,18 @@ def _array(body: memoryview, order: str, depth: int) -> tuple[str, Any]:
         return "", np.zeros((0, 0))
     parts = _elements(body, order)
     try:
-        flags, sizes, name = (bytes(next(parts)[1]) for _ in range(3))
+        flags, sizes, name = (bytes(content) for _, content in islice(parts, 3))
         dimensions = np.frombuffer(sizes, f"{order}i4").tolist()
         (word,) = struct.unpack_from(f"{order}I", flags)
-        kind, number = word & 0xFF, math.prod(dimensions)
+        kind = word & 0xFF
         if min(dimensions, default=-1) < 0:
             raise ValueError(f"an array has the size {dimensions}")
         if kind == _CELL:
             return name.decode("latin-1"), _cells(list(parts), order, dimensions, depth)
-        if kind not in (_CHAR, *_CLASSES) or word & _COMPLEX:
+        if kind not in (_CHAR, *_CLASSES):
             return name.decode("latin-1"), None
         stored, data = next(parts)
+        imaginary = next(parts) if word & _COMPLEX else None
     except StopIteration as error:
         raise ValueError("an array is incomplete") from error
     except struct.error as error:
@@ -93,11 +95,18 @@ def _array(body: memoryview, order: str, depth: int) -> tuple[str, Any]:
         encoding = _TEXTS.get(stored, "latin-1")
         encoding += ("le" if order == "<" else "be") if encoding == "utf-16-" else ""
         return name.decode("latin-1"), np.array(bytes(data).decode(encoding))
-    values = np.frombuffer(data, order + _STORED[stored]) if stored in _STORED else np.zeros(0)
-    if len(values) != number:
-        raise ValueError(f"an array of the size {dimensions} has {len(values)} numbers")
     with np.errstate(invalid="ignore"):  # numbers of a damaged file that the class does not hold
-        return name.decode("latin-1"), values.astype(_CLASSES[kind]).reshape(dimensions, order="F")
+        values = _numbers(stored, data, order, dimensions).astype(_CLASSES[kind])
+    if imaginary is not None:
+        values = values + 1j * _numbers(*imaginary, order, dimensions)
+    return name.decode("latin-1"), values
+
+
+def _numbers(stored: int, data: memoryview, order: str, dimensions: list[int]) -> np.ndarray:
+    values = np.frombuffer(data, order + _STORED[stored]) if stored in _STORED else np.zeros(0)
+    if len(values) != math.prod(dimensions):
+        raise ValueError(f"an array of the size {dimensions} has {len(values)} numbers")
+    return values.reshape(dimensions, order="F")
 
 
 def _cells(parts: list[tuple[int, memoryview]], order: str, dimensions: list[int], depth: int) -> np.ndarray:

@@ -97,7 +97,8 @@ if [ "$service" = only ]; then
   if [ -z "$ros" ] || [ "$ros" = wheels ]; then
     fail "the service runs 'ros2 launch', which needs a ROS 2 distribution: source one, then: make venv workspace"
   fi
-  [ -n "${ACTREC_ROS:-}" ] || [ -d "$root/ros2_ws/install/actrec/share/actrec/launch" ] \
+  workspace="$root/ros2_ws"
+  [ -n "${ACTREC_ROS:-}" ] || [ -d "$workspace/install/actrec/share/actrec/launch" ] \
     || fail "the workspace is not built: make workspace"
   [ -z "$realsense" ] || [ -f "/opt/ros/$ros/setup.bash" ] || fail "--realsense needs .venv to be made with a ROS 2 distribution"
   install_service

@@ -179,7 +179,7 @@ def test_env_distribution_sourced_later_leaves_ros2_of_the_environment_first(tmp
 def test_make_venv_shows_output_of_pip_only_if_it_fails(project: Path, status: int, lines: int) -> None:
     python = project / ".venv/bin/python"  # stands for the environment's, as pip itself would take minutes
     python.parent.mkdir()
-    python.write_text(f"#!/bin/sh\n[ $2 = pip ] && echo 'Collecting numpy' && exit {status}\nexit 0\n")
+    python.write_text(f"#!/bin/sh\n[ \"$3\" = install ] && echo 'Collecting numpy' && exit {status}\nexit 0\n")
     python.chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if key != "ROS_DISTRO"}
     command = ["bash", "scripts/make_venv.sh", "live"]

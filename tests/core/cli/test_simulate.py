@@ -96,7 +96,9 @@ def test_simulate_interrupted_recording_is_whole(tmp_path, monkeypatch) -> None:
 def test_simulate_duration_as_an_option_counts(tmp_path, capsys) -> None:
     assert main(["simulate", "--out", str(tmp_path / "short"), "--json", *SMALL, "duration=0.2"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 2
-    script = ["--script", str(tmp_path / "short/joints.npz"), "--out", str(tmp_path / "endless")]
+    joints = np.load(tmp_path / "short/joints.npz")["positions"]
+    np.savez(tmp_path / "script.npz", positions=joints, layout="kinect_v2_25", fps=10.0)
+    script = ["--script", str(tmp_path / "script.npz"), "--out", str(tmp_path / "endless")]
     assert main(["simulate", *script, *SMALL, "loop=true"]) == 2
     assert "give --seconds" in capsys.readouterr().err and not (tmp_path / "endless").exists()
 

@@ -46,7 +46,7 @@ def test_parse_cells_and_texts_are_read_and_others_left_out():
     rows[0, 0], rows[0, 1] = np.array([[1.0, 2.0]]), np.array([[3.0]])
     arrays = {"cells": rows, "text": "größe", "complex": np.array([[1j]]), "structure": {"a": 1.0}}
     found = matlab_files.parse(saved(arrays), LIMIT)
-    assert set(found) == {"cells", "text"} and found["text"] == "größe"
+    assert set(found) == {"cells", "text", "complex"} and found["text"] == "größe" and found["complex"] == 1j
     assert [cell.tolist() for cell in found["cells"].reshape(-1)] == [[[1.0, 2.0]], [[3.0]]]
 
 

@@ -112,7 +112,7 @@ def test_viewer_labels_and_events_logged(rerun):
     found = entities(rerun)
     assert found["labels"].values == ("# wave\n75%, body_1\n\n*unknown*, no_person",), "large text of all people"
     viewer.label(10_000_000_000, "body_2", Caption("throw", 0.5), None, "tiny")
-    assert entities(rerun)["labels"].values == ("# throw\n50%, body_2",), "who left is named no more"
+    assert entities(rerun)["labels"].values == ("# throw\n50%, body_2",), "only who is there"
     assert found["confidence/body_1"].values == (0.75,)
     times, place = (1_000_000_000, 3_500_000_000, 4_000_000_000), (0.0, 0.0, 2.0)
     for kind in ("began", "ended"):
