@@ -1,6 +1,7 @@
 """Every reader refuses mutated files, every conversion malformed messages; the campaigns' figures and options."""
 
 import contextlib
+import csv
 import logging
 import multiprocessing
 import os
@@ -219,6 +220,15 @@ def test_faults_campaign_that_cannot_run_leaves_the_rows_of_the_others(
     assert "works, all: growth of the memory,1.0" in (tmp_path / "faults.csv").read_text().replace('"', "")
     with pytest.raises(ConfigError, match="run it as root"):
         faults.measure(["--campaigns", "fails"])
+
+
+def test_documented_figures_of_damaged_files_are_measured(root: Path) -> None:
+    text = (root / "docs/benchmarks.md").read_text(encoding="utf-8")
+    assert f"each of {len(READERS)} readers caused no crash, hang or traceback" in text
+    with (root / "benchmarks/results/faults.csv").open(newline="", encoding="utf-8") as file:
+        notes = {row["figure"]: row["note"] for row in csv.DictReader(file) if row["figure"].startswith("files, ")}
+    assert len({figure.split(": ")[0] for figure in notes}) == len(READERS)
+    assert [figure for figure, note in notes.items() if not note.endswith("reached")] == []
 
 
 def test_faults_unknown_campaign_is_refused() -> None:
