@@ -194,9 +194,10 @@ def write_file(path: Path, content: bytes, remedy: str = "choose another place",
 def replace_file(path: Path, content: bytes, mode: int = 0) -> None:
     """Write a file as `write_file` does, into an existing folder; raise OSError. A kill may leave a staged file.
 
-    A link of this user stays, and its target is replaced. A pipe or a device, such as /dev/stdout, is refused.
+    A link of this user stays, and its target is replaced; another's could lead anywhere. A pipe or a device, such as
+    /dev/stdout, is refused.
     """
-    if path.is_symlink() and path.lstat().st_uid == path.parent.stat().st_uid:
+    if path.is_symlink() and path.lstat().st_uid == getattr(os, "getuid", lambda: None)():
         path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
