@@ -51,18 +51,8 @@ def resolve(name: str, python: str, platform: str, further: list[str]) -> list[s
     files = [str(path) for path in requirement_files(name)]
     # The distributions' robots must not compile; some packages of the ROS wheels are source alone.
     binary = [] if name == "wheels" else ["--only-binary", ":all:"]
-    command = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "compile",
-        "--quiet",
-        "--no-header",
-        "--no-annotate",
-        "--python-version",
-        python,
-    ]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    command += ["--python-version", python]
     command += ["--python-platform", platform, *binary, *files, *further]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

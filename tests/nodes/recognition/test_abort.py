@@ -123,7 +123,7 @@ def test_recognizer_closed_while_a_model_loads_ends_the_load(make: Make, endless
 
 
 def test_recognizer_network_that_does_not_answer_gives_one_unknown(make: Make, endless: str) -> None:
-    graph = make(model=endless, min_seconds=0.0, stale_s=0.5)
+    graph = make(model=endless, min_seconds=0.0, stale_s=2.0)
     assert graph.start()
     graph.step(stamp(0), body(1.0))
     frames = iter(range(1, 10_000))
@@ -131,9 +131,8 @@ def test_recognizer_network_that_does_not_answer_gives_one_unknown(make: Make, e
     def publish_far() -> bool:
         graph.publish(stamp(next(frames)), body(FAR))
         time.sleep(0.03)
-        reasons = [label.reason for label in graph.labels]
-        return any(reason.startswith("the network has run for") for reason in reasons) and next(frames) > 60
+        return len([label for label in graph.labels if label.reason]) > 0 and next(frames) > 60
 
     graph.wait_until(publish_far)
-    reasons = [label.reason for label in graph.labels if label.reason]  # frames may be late on a busy machine
-    assert len([reason for reason in reasons if reason.startswith("the network has run for")]) == 1, reasons
+    (reason,) = [label.reason for label in graph.labels if label.reason]
+    assert reason.startswith("the network has run for")
