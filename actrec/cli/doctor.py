@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from actrec.cameras.mounting import open_mounted
-from actrec.cli import add_driver, driver_options
+from actrec.cli import LIVE, add_driver, driver_options
 from actrec.features import rates
 from actrec.features.specs import WindowSpec
 from actrec.inference import zoo
@@ -125,7 +125,6 @@ def findings(with_transport: bool) -> Iterator[Finding]:
 
 # -- software ----------------------------------------------------------------------------------------------------------
 
-LIVE = "pip install 'actrec[live]', or: make venv EXTRAS=live"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
 REQUIRED = dict.fromkeys(("numpy", "cv2", "numba", "onnxruntime", "rosbags", "scipy"), LIVE)
 """Top-level modules that the live graph needs, with the remedy."""
