@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from actrec.inference.package import ModelPackage
 from actrec.recognition.events import EventConfig
 from actrec.utils.config import setting
 
@@ -44,3 +45,8 @@ class RecognitionConfig:
     )
     top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
     events: EventConfig = setting(EventConfig(), "action events")
+
+    def labels_events(self, package: ModelPackage) -> bool:
+        """Whether the labels of a model are of events."""
+        own = package.events
+        return self.labels == "events" or (self.labels == "auto" and bool(own.begin or own.classes))

@@ -107,8 +107,7 @@ class ActionRecognizer:
     @property
     def labels_events(self) -> bool:
         """Whether labels are of events, by the setting `labels` and the model."""
-        own = self._session.package.events
-        return self.config.labels == "events" or (self.config.labels == "auto" and bool(own.begin or own.classes))
+        return self.config.labels_events(self._session.package)
 
     @property
     def tracked_stream(self) -> str:
@@ -444,14 +443,14 @@ class ActionRecognizer:
     ) -> Prediction:
         """Add a prediction to its body's events; return the present event as a prediction, if labels are of events.
 
-        If the network returned NaN or the track has ended, the prediction itself is returned.
+        If the network returned NaN, the prediction itself is returned. A track that has ended meanwhile has no event.
         """
-        if session is not self._session or self._tracks.get(body_id) is not track:
+        average, event = result.probabilities, None
+        if session is self._session and self._tracks.get(body_id) is track:
+            self._add_evidence(body_id, frame, result.probabilities)
+            average, event = self._detector.present(body_id)
+        if not self.config.labels_events(session.package) or np.isnan(result.probabilities).any():
             return result
-        self._add_evidence(body_id, frame, result.probabilities)
-        if not self.labels_events or np.isnan(result.probabilities).any():
-            return result
-        average, event = self._detector.present(body_id)
         best = (UNKNOWN, -1, float(average.max())) if event is None else (event.label, event.class_id, event.confidence)
         return Prediction(*best, average, result.labels)
 

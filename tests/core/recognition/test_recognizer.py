@@ -1,6 +1,9 @@
 """The recognizer core: one window per body, which bodies get labels, and no stale labels."""
 
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,6 +52,22 @@ class EachFrame(ActionRecognizer):
 def feed(recognizer: ActionRecognizer, frames: range, *bodies: Body) -> list[ActionPrediction]:
     """Add the same bodies in each of the frames; return the last frame's labels."""
     return [update(recognizer, stamp(frame), list(bodies)) for frame in frames][-1]
+
+
+@contextlib.contextmanager
+def before_each_run(
+    monkeypatch: pytest.MonkeyPatch, session: Session, act: Callable[[], object]
+) -> Generator[None, None, None]:
+    """Call `act` each time that the network is about to run, as another thread may."""
+    run = session.backend.run
+
+    def act_and_run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        act()
+        return run(inputs)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(session.backend, "run", act_and_run)
+        yield
 
 
 def test_predict_label_carries_stamps_of_window(session: Session) -> None:
@@ -328,6 +347,33 @@ def test_predict_labels_auto_are_events_of_a_model_with_thresholds(session: Sess
         assert {each.label: each.confidence > 0.9 for each in labels} == {"right": True, "left": True}
     recognizer.set_session(session)
     assert {each.label for each in feed(recognizer, range(70, 80), *bodies)} == {"right", "left"}
+
+
+@pytest.mark.parametrize("labels", ["events", "windows"])
+def test_predict_track_that_ends_meanwhile_begins_no_event(
+    session: Session, monkeypatch: pytest.MonkeyPatch, labels: str
+) -> None:
+    """Stamps jump back while the network runs: a single window is no event, whatever the network says of it."""
+    recognizer = EachFrame(session, labels=labels)
+    feed(recognizer, range(10), body(1.0))
+    recognizer.add_skeletons(stamp(10), [body(1.0)])
+    with before_each_run(monkeypatch, session, lambda: recognizer.add_skeletons(stamp(-100), [body(-1.0)])):
+        (label,) = recognizer.predict()
+    assert (label.label, label.top_labels[0]) == ("unknown" if labels == "events" else "right", "right")
+
+
+def test_predict_model_replaced_meanwhile_keeps_its_kind_of_label(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = replace(session.package, events=EventThresholds(begin=0.9))
+    of_events = inference.load(package.write(tmp_path / "other", described, session.package.onnx_path().read_bytes()))
+    for old, new, expected in ((of_events, session, "unknown"), (session, of_events, "right")):
+        recognizer = EachFrame(old)
+        feed(recognizer, range(10), body(1.0))
+        recognizer.add_skeletons(stamp(10), [body(1.0)])
+        with before_each_run(monkeypatch, old, partial(recognizer.set_session, new)):
+            (label,) = recognizer.predict()
+        assert (label.label, label.model_name) == (expected, old.package.name)
 
 
 def test_predict_two_body_model_gets_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
