@@ -77,7 +77,7 @@ QUICK := --ignore=tests/core/inference/test_zoo_packages.py \
   tests/house/test_requirements.py tests/nodes/common/test_conversions.py tests/nodes/common/test_synchronizer.py
 
 check: lint ## lint and a quick part of the tests, in two minutes
-	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal $(QUICK)
+	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" $(QUICK)
 
 # In any environment: pip install -e '.[live,train,dev]' && pip install --no-deps -r requirements/no_deps/live.txt && make core
 core: ## run the tests that need no ROS, with the Python on PATH

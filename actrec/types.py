@@ -4,7 +4,7 @@ SI units, right-handed, the camera's optical frame (x right, y down, z forward),
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -60,6 +60,13 @@ class Intrinsics:
         sx, sy = width / self.width, height / self.height
         cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
         return Intrinsics(width, height, self.fx * sx, self.fy * sy, cx, cy, self.distortion, self.lens)
+
+    def mirrored(self) -> "Intrinsics":
+        """Return the intrinsics of the same image flipped from left to right."""
+        d = self.distortion
+        if d and not self.lens:  # of Brown's model p2 is odd in x
+            d = (*d[:3], -d[3], *d[4:])
+        return replace(self, cx=self.width - 1 - self.cx, distortion=d)
 
 
 @dataclass

@@ -65,17 +65,27 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         raise ConfigError(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     if not gpu.available():
         raise DeviceError("CuPy is not installed or finds no GPU: run it on a machine with one, and check nvidia-smi")
-    tables: dict[str, Any] = {"machine": [machine()]}
+    try:
+        tables: dict[str, Any] = {"machine": [machine()]}
+    except (MemoryError, RuntimeError) as error:  # CuPy's
+        raise DeviceError(f"the GPU cannot be used: {error}; free its memory (nvidia-smi)") from error
     for part in wanted:
         module, function = PARTS[part].split(":")
         try:
             tables |= getattr(importlib.import_module(module), function)(args.seconds)
-        except (ActrecError, ImportError) as error:  # the other parts' figures are kept
-            tables[f"{part}_error"] = str(error)
+        except (ActrecError, ImportError, MemoryError, RuntimeError) as error:  # CUDA's, too; other figures are kept
+            tables[f"{part}_error"] = (
+                f"{error}; free memory of the GPU (nvidia-smi)" if _is_of_memory(error) else str(error)
+            )
         print(f"{part} done", file=sys.stderr, flush=True)
         if args.csv is not None:
             write_csv(args.csv, tables)
     return tables
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Return whether a GPU's memory is too small or in use, by PyTorch's or CuPy's error."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
 
 
 def machine() -> dict[str, Any]:

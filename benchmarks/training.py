@@ -108,7 +108,10 @@ def measure_on_gpu(seconds: float) -> dict[str, list[dict[str, Any]]]:
         raise DeviceError("PyTorch finds no GPU: install its build with CUDA")
     rows = []
     for entry in ON_GPU:
-        rows.append(row(entry, "cuda", 1, None, None, seconds))
+        try:
+            rows.append(row(entry, "cuda", 1, None, None, seconds))
+        except torch.OutOfMemoryError as error:  # the others may fit
+            rows.append({"network": entry, "error": str(error).splitlines()[0]})
         torch.cuda.empty_cache()
     compiled = row(ON_GPU[0], "cuda", 1, None, None, seconds, compiled=True)
     return {"training": rows, "training_compiled": [compiled]}

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
 place="$(mktemp -d)"
-trap 'rm -rf "$place"' EXIT
+trap 'cd / && rm -rf "$place" || true' EXIT # Windows removes no folder that is in use
 unset PYTHONPATH AMENT_PREFIX_PATH ACTREC_MODELS # pip would count packages there as installed
 step() { printf 'actrec: %s (%s s)\n' "$1" "$SECONDS"; }
 

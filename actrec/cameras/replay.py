@@ -142,9 +142,8 @@ class ReplayCamera(Camera):
         self.paced = self.config.rate > 0
         if not self.config.path:
             raise ConfigError("the replay driver needs a recording: set its option path")
-        with contextlib.suppress(ActrecError):  # raised by `open`
-            kind = detect_format(self.config.path) if self.config.format == "auto" else self.config.format
-            self.has_depth = kind != "video" and self.config.depth_topic != "none"
+        with contextlib.suppress(ActrecError, ImportError):  # raised by `open`
+            self.has_depth = self._finds_depth()
         self._decoder: Decoder | None = None
         self._pace = Pace(self.config.rate)
 
@@ -157,12 +156,28 @@ class ReplayCamera(Camera):
     def has_color(self) -> bool:
         """Whether the recording has images; true if it cannot be read, which `open` reports."""
         with contextlib.suppress(ActrecError):
-            kind = detect_format(self.config.path) if self.config.format == "auto" else self.config.format
-            if kind == "bag":
+            if (kind := self._kind()) == "bag":
                 from actrec.recordings.rosbag import image_bag  # needs rosbags
 
                 return image_bag.has_images(expanded(self.config.path))
             return kind != "skeleton"
+        return True
+
+    def _kind(self) -> str:
+        return detect_format(self.config.path) if self.config.format == "auto" else self.config.format
+
+    def _finds_depth(self) -> bool:
+        kind, path = self._kind(), expanded(self.config.path)
+        if kind == "video" or self.config.depth_topic == "none":
+            return False
+        if kind == "folder":
+            from actrec.recordings import image_folder  # needs OpenCV
+
+            return image_folder.has_depth(path)
+        if kind == "bag" and self.has_color:
+            from actrec.recordings.rosbag import image_bag  # needs rosbags
+
+            return image_bag.has_depth(path, self.config)
         return True
 
     def open(self) -> None:

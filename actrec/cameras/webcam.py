@@ -163,10 +163,16 @@ class WebcamCamera(Camera):
             if is_device:
                 backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
                 capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, backend)
+                if bool(c.width) != bool(c.height) and capture.isOpened():  # V4L2 sets both or none
+                    for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT):
+                        wanted[key] = wanted[key] or int(capture.get(key))
                 for key, value in wanted.items():
                     if value and capture.isOpened():
                         capture.set(key, value)
+                self._check_format(capture)
             else:
+                if (c.fps or c.fourcc) and not self.is_file:
+                    logger.warning("the %s comes at its own rate: fps and fourcc are of devices", self.name)
                 milliseconds = round(1000 * c.open_timeout_s)
                 timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
                 path = str(expanded(source)) if self.is_file else source
@@ -197,6 +203,16 @@ class WebcamCamera(Camera):
         if not os.access(device, os.R_OK | os.W_OK):
             return f"no permission for {device}: sudo usermod -aG video $USER, then log in again"
         return "another program uses it, or it does not capture color; close the program, or set source to another one"
+
+    def _check_format(self, capture: Any) -> None:
+        """Warn about a rate or pixel format that the device has not taken; 0 is unknown."""
+        c, rate, code = self.config, capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FOURCC))
+        if c.fps and rate > 0 and abs(rate - c.fps) > 0.5:
+            remedy = "" if c.fourcc else "; cameras on USB 2 often need fourcc=MJPG for large images"
+            logger.warning("the %s sends %g images a second instead of %g%s", self.name, rate, c.fps, remedy)
+        if c.fourcc and code > 0 and code != cv2.VideoWriter.fourcc(*c.fourcc):
+            found = code.to_bytes(4, "little").decode("ascii", "replace")
+            logger.warning("the %s sends %s instead of %s", self.name, found, c.fourcc)
 
     def _check_size(self, width: int, height: int) -> None:
         c = self.config

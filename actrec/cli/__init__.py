@@ -11,6 +11,7 @@ import importlib
 import io
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -268,6 +269,12 @@ def waiting(args: argparse.Namespace, stopped: threading.Event) -> Waiting:
     """Return the wait of the arguments, which `stopped` ends."""
     limit_s = WAIT_S if args.wait is None else args.wait
     return Waiting(stopped, lambda line: print(f"actrec: {line}", file=sys.stderr, flush=True), limit_s)
+
+
+def to_width(line: str) -> str:
+    """Return a line cut and padded to the terminal's width: a longer one would begin a row each time it is shown."""
+    width = shutil.get_terminal_size().columns - 1
+    return f"{line[:width]:<{width}}"
 
 
 @contextlib.contextmanager

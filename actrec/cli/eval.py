@@ -146,14 +146,16 @@ def _score_streams(args: argparse.Namespace) -> int:
     unused = {**_options(args), "option": args.option, "report": args.report, "elsewhere": args.elsewhere,
               "dataset_options": None}  # fmt: skip
     refuse(unused, "with --stream, which scores no dataset")
-    streams = importlib.import_module("actrec_models.evaluation.streams")
+    streams, protocol = (
+        importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("streams", "protocol")
+    )
     given = config.build(RecordingConfig, config.parse_pairs(args.recording, "--recording"))
     recordings = streams.open_streams(args.stream, args.labels, given)
-    scores = {}
-    for model in args.models:
-        options = inference.network_options(args.backend, args.precision, args.threads or 0)
-        session = inference.load(model, args.backend, **options)
-        scores[model] = streams.evaluate(session, recordings, progress=not args.quiet)
+    opened = protocol.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
+    scores = {
+        name: streams.evaluate(model.session, recordings, progress=not args.quiet)
+        for name, model in zip(args.models, opened, strict=True)
+    }
     figures = {model: score.figures() for model, score in scores.items()}
     print(json.dumps(figures, indent=2) if args.json else streams.text(scores))
     return 0

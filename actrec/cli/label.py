@@ -18,7 +18,7 @@ from actrec.cli import amount, count, interruptible, up_to
 from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import config, folders, usable_cores
-from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, EndOfStream, InputError
 
 if TYPE_CHECKING:
     from actrec.recognition.events import ActionEvent
@@ -78,12 +78,15 @@ class Result:
     evidence_s: float  # time that a person must be in view before an event
     frames: int = 0  # that were labeled
     seconds: float = 0.0  # from the first frame to the last
+    whole_s: float = 0.0  # of the recording, as far as it was to be labeled
     elapsed_s: float = 0.0  # time that it took
     codec: str = ""  # of the labeled video
     people: set[str] = field(default_factory=set)
     windows: list["ActionPrediction"] = field(default_factory=list)
     events: list["ActionEvent"] = field(default_factory=list)  # that have ended
     warning: str = ""
+    problem: str = ""  # why the rest is not labeled
+    is_interrupted: bool = False
 
     def add(self, labeled: "LabeledFrame") -> None:
         """Add a frame's people, labels and events."""
@@ -113,16 +116,20 @@ class Result:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Label a recording; also after Ctrl-C write the results so far."""
+    """Label a recording; also after Ctrl-C or an error on the way, write the results so far."""
     outputs = [path for path in (args.out, args.csv, args.windows) if path is not None]
     check_outputs(args.recording, outputs)
     result = label(args)
     result.events.sort(key=lambda event: event.start_ns)
     events, windows = [*map(result.event, result.events)], [*map(result.window, result.windows)]
-    if args.csv is not None:
-        write_csv(args.csv, EVENT_COLUMNS, events)
-    if args.windows is not None:
-        write_csv(args.windows, WINDOW_COLUMNS, windows)
+    problems = [result.problem] if result.problem else []
+    for path, columns, rows in ((args.csv, EVENT_COLUMNS, events), (args.windows, WINDOW_COLUMNS, windows)):
+        try:
+            if path is not None:
+                write_csv(path, columns, rows)
+        except DeviceError as error:  # the other results are not lost
+            problems.append(str(error))
+            outputs.remove(path)
     figures = {
         "frames": result.frames,
         "seconds": round(result.seconds, 3),
@@ -131,12 +138,18 @@ def run(args: argparse.Namespace) -> int:
         "place": MEASURED if result.is_measured else ESTIMATED,
         "model": args.model,
         "codec": result.codec,
+        "interrupted": result.is_interrupted,
         "written": [*map(str, outputs)],
     }
     print(json.dumps({"events": events, **figures}) if args.json else table(events, figures))
-    for line in filter(None, (result.warning, hint(result))):
+    until = f"{result.seconds:.1f} of {result.whole_s:.1f} s: the results are of this part" if result.whole_s else ""
+    if result.is_interrupted:
+        problems.append(f"interrupted at {until}")
+    elif result.problem:
+        problems.append(f"ended at {until}")
+    for line in filter(None, (result.warning, hint(result), *problems)):
         print(f"actrec: {line}", file=sys.stderr)
-    return 0
+    return 130 if result.is_interrupted else 1 if problems else 0
 
 
 def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
@@ -189,15 +202,16 @@ def label(args: argparse.Namespace) -> Result:
         has_color = first.color is not None
         worker = OfflineRecognizer(args.model, has_depth=is_measured, has_color=has_color, threads=threads, **settings)
         stack.enter_context(worker)
-        worker.find_gravity(recording.frames())
+        with contextlib.suppress(ActrecError):  # a damaged frame will raise again
+            worker.find_gravity(recording.frames())
         decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, args.duration, loop=False)))
         out = None if args.out is None else folders.expanded(args.out)  # a shell leaves the ~ of --out=~/labeled.mp4
         video = None if out is None else stack.enter_context(contextlib.closing(LabeledVideo(out)))
         window_s = worker.recognizer.session.package.window.seconds
         result = Result(is_measured, first.stamp_ns, worker.recognizer.config.events.evidence_s or window_s)
         began = time.monotonic()
-        shown_s = min(recording.duration_s, args.duration or recording.duration_s)
-        with interruptible() as stopped, bar(shown_s) as advance:
+        result.whole_s = min(recording.duration_s, args.duration or recording.duration_s)
+        with interruptible() as stopped, bar(result.whole_s) as advance, kept_so_far(result):
             for number, frame in enumerate(frames(decoder)):
                 if stopped.is_set():
                     break
@@ -209,14 +223,27 @@ def label(args: argparse.Namespace) -> Result:
                 result.add(labeled)
                 if video is not None:
                     video.add(labeled)
+        result.is_interrupted = stopped.is_set()
         result.events += [event for event in worker.finish() if event.kind == "ended"]
         if video is not None:
-            video.close()  # reports a full disk
+            with kept_so_far(result):
+                video.close()  # reports a full disk
             result.codec = video.codec
         result.elapsed_s = time.monotonic() - began
         result.warning = worker.warning
         result.is_measured &= not worker.depth_is_refused
     return result
+
+
+@contextlib.contextmanager
+def kept_so_far(result: Result) -> Iterator[None]:
+    """Keep an error for later if there are results already: they may be of hours."""
+    try:
+        yield
+    except ActrecError as error:
+        if not result.frames:
+            raise
+        result.problem = result.problem or str(error)
 
 
 def frames(decoder: Any) -> Iterator["RgbdFrame"]:

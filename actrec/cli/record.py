@@ -21,6 +21,7 @@ from actrec.cli import (
     interruptible,
     refuse,
     refuse_unused,
+    to_width,
     waiting,
 )  # fmt: skip
 from actrec.recordings.clip_recorder import COUNTDOWN_SUFFIX, ClipRecorderConfig, record
@@ -107,6 +108,10 @@ def run(args: argparse.Namespace) -> int:
     options = driver_options(args)
     with interruptible() as stopped:
         counts, more = _record_driver(args, options, stopped) if args.driver else _record_graph(args, stopped)
+    if not any(counts.values()):
+        cause = "interrupted before the first frame" if stopped.is_set() else "no frame came"
+        print(f"actrec: {cause}: nothing is written", file=sys.stderr)
+        return 130 if stopped.is_set() else 1
     if sys.stderr.isatty():
         print(file=sys.stderr)
     return _report(args, counts, more)
@@ -151,7 +156,7 @@ def _show_status(text: str, stays: bool, beep: bool) -> None:
     """Show a line, which the next one overwrites unless it stays; the time left is shown only on a terminal."""
     if sys.stderr.isatty():
         bell = "\a" if beep and ("GO!" in text or stays) else ""
-        print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
+        print(f"\r{to_width(text)}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
     elif stays or COUNTDOWN_SUFFIX not in text:
         print(text, file=sys.stderr, flush=True)
 
@@ -202,15 +207,17 @@ def _record_driver(
     return bag.counts, {}
 
 
-def _remove_empty(bag: "BagWriter", error: type[BaseException] | None, *_: object) -> None:
-    """Remove a bag without messages after an error: it would block the next try."""
-    if error is not None and not any(bag.counts.values()):
+def _remove_empty(bag: "BagWriter", *_: object) -> None:
+    """Remove a bag without messages: it would block the next try."""
+    if not any(bag.counts.values()):
         shutil.rmtree(bag.path, ignore_errors=True)
 
 
 def _show(seconds: float, counts: dict[str, int], size: int, more: str) -> None:
     line = f"{seconds:6.1f} s  {sum(counts.values())} messages on {len(counts)} topics, {size / 1e6:.1f} MB{more}"
-    print(f"\r{line:<100}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+    on_terminal = sys.stderr.isatty()
+    shown = f"\r{to_width(line)}" if on_terminal else line
+    print(shown, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
 
 
 def _report(args: argparse.Namespace, counts: dict[str, int], more: dict[str, Any]) -> int:

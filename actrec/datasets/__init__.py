@@ -179,8 +179,13 @@ def folds(name: str, root: str | Path, *, split: str = "", **options: Any) -> li
 
     A merged dataset has a fold only for each merged set (`everyday`), and a folder may lack the clips of a person.
     """
-    found, refused = [], None
-    for fold in range(1, DATASETS.get(name).folds + 1):
+    found, refused, kind = [], None, DATASETS.get(name)
+    if kind.fold_splits and (split or kind.splits[0]) not in kind.fold_splits:
+        raise ConfigError(
+            f"split {split or kind.splits[0]} of {name} has no folds, which split {', '.join(kind.fold_splits)} has: "
+            "choose it, or omit --folds"
+        )
+    for fold in range(1, kind.folds + 1):
         try:
             if len(create(name, root, split=split, part="test", **{**options, "fold": fold})):
                 found.append(fold)

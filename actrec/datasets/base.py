@@ -332,7 +332,7 @@ class Source(ABC):
     Attributes:
         splits: Official protocols; the first is the default.
         measure: Metric of the official protocol: "accuracy" (top-1) or "mean_class_accuracy".
-        folds: Number of folds of each split, chosen by the option `fold` (from 1); 0 for none.
+        folds: Number of folds of the splits `fold_splits` (empty: all), chosen by option `fold` (from 1); 0 for none.
         merges: For each coarser dataset of the same items, its label for each label of this dataset.
         includes: Datasets all items of which are in this one.
         has_files: Whether the dataset is read from files.
@@ -347,6 +347,7 @@ class Source(ABC):
     caveat: ClassVar[str] = ""
     license: ClassVar[str] = "research use: the dataset carries no clear license to redistribute or to use commercially"
     folds: ClassVar[int] = 0
+    fold_splits: ClassVar[tuple[str, ...]] = ()
     has_files: ClassVar[bool] = True
     merges: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     includes: ClassVar[tuple[str, ...]] = ()
@@ -407,8 +408,7 @@ class Source(ABC):
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the SHA-256 of names, labels, options, and the size and both ends (64 KiB) of each file.
 
-        A change in the middle of a long file of the same size is not detected. A folder (SYSU's images, NTU's depth
-        maps) contributes its file names.
+        A change in the middle of a long file of the same size is not detected. A folder contributes its file names.
         """
 
         def parts() -> Iterator[str | bytes]:
@@ -437,8 +437,8 @@ class Source(ABC):
 
         The parts of a division are disjoint. A division is "" if all of that dataset is shown.
         """
-        division = f"split {split}" + (f", fold {options.get('fold', 1)}" if cls.folds else "")
-        return dict.fromkeys((name, *cls.merges, *cls.includes), division)
+        fold = f", fold {options.get('fold', 1)}" if cls.folds and split in (cls.fold_splits or (split,)) else ""
+        return dict.fromkeys((name, *cls.merges, *cls.includes), f"split {split}{fold}")
 
     def check(self, split: str) -> None:
         """Raise ConfigError if the dataset has no such split."""

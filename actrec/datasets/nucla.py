@@ -168,6 +168,8 @@ class Nucla(ArchiveSource):
     classes = CLASSES
     splits: ClassVar = (*TEST_VIEWS, "subject")
     folds: ClassVar = SUBJECTS
+    fold_splits: ClassVar = ("subject",)
+    people: ClassVar = tuple(range(1, SUBJECTS + 1))
     archive: ClassVar = "nucla_skeletons.npz"
 
     def __init__(self, root: str | Path, **options: Any):

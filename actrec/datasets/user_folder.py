@@ -38,6 +38,7 @@ from actrec.recordings.labels import (
 )
 from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence
+from actrec.skeleton.windows import MAX_GAP_S
 from actrec.types import NANOSECONDS, UNKNOWN, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -93,6 +94,7 @@ class Folder(Source):
     """
 
     splits: ClassVar = ("all", "part", "person")
+    license: ClassVar = "the license of your recordings"
 
     def __init__(
         self,
@@ -150,7 +152,9 @@ class Folder(Source):
         return "test" if entry.meta["person"] in self.held_out else "train"
 
     def read(self, entry: Entry) -> Clip:
-        """Read the frames of a clip that show its person.
+        """Read the frames of a clip that show its person, of several the longest part without a pause.
+
+        Live, a pause longer than `MAX_GAP_S` restarts the window.
 
         Raises:
             DeviceError: The recording is missing.
@@ -273,7 +277,7 @@ def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:
 
 def _cut_clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
     """Cut the span and select the people of an entry."""
-    times = (sequence.stamps_ns - sequence.stamps_ns[0]) // 1_000_000
+    times = (sequence.stamps_ns - sequence.start_ns) // 1_000_000
     end = int(entry.meta["end_ms"])
     in_span = (times >= int(entry.meta["start_ms"])) & ((times <= end) | (end < 0))
     if not in_span.any():
@@ -287,8 +291,16 @@ def _cut_clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
         order = [first, *(m for m in order if m != first)]
     if not observed[order[0]].any():
         raise InputError("it has no body" + (f" as '{labeled_body}'" if labeled_body else ""))
-    frames = np.flatnonzero(in_span)[observed[order[0]]]
+    frames = _longest_part(sequence.stamps_ns, np.flatnonzero(in_span)[observed[order[0]]])
     kept = sequence.bodies[order[:bodies]][:, frames]
     absent = np.full((bodies - len(kept), *kept.shape[1:]), np.nan, np.float32)
     padded = np.concatenate([kept, absent])
     return Clip(entry.name, entry.label, sequence.stamps_ns[frames], padded, sequence.streams)
+
+
+def _longest_part(stamps_ns: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Return the longest part of the frames without a pause that restarts a live window; all of a slow recording."""
+    steps = np.diff(stamps_ns[frames]) / NANOSECONDS
+    if not len(steps) or np.median(steps) > MAX_GAP_S:
+        return frames
+    return max(np.split(frames, np.flatnonzero(steps > MAX_GAP_S) + 1), key=len)

@@ -27,6 +27,12 @@ def frame_rate(stamps_ns: Sequence[int] | np.ndarray) -> float:
     return (len(stamps_ns) - 1) / span if span > 0 else 0.0
 
 
+def slowest_rate(stamps_ns: Iterable[Sequence[int]], least_s: float) -> float:
+    """Return the lowest rate in Hz of the streams, by their stamps, that last `least_s` or longer; 0 if none does."""
+    lasting = [each for each in stamps_ns if each and each[-1] - each[0] >= least_s * NANOSECONDS]
+    return min(map(frame_rate, lasting), default=0.0)
+
+
 def image_rate(specs: Iterable[InputSpec], window: WindowSpec) -> float:
     """Return the rate in Hz at which a network takes images or scene flow; 0 if it takes neither."""
     return window.rate if any(isinstance(features.feature(spec.modality), FrameFeature) for spec in specs) else 0.0

@@ -180,6 +180,7 @@ class _Perception:
 
     def _turned_back(self, found: Iterable[BodyKind], frame: RgbdFrame) -> list[BodyKind]:
         """Return bodies, hands or faces of the upright image as they are in the frame's own image."""
+        found = list(found)  # before the turns are read, which finding them may change
         upright = gravity.turn_intrinsics(frame.intrinsics, self._turns)
         return [gravity.turn_joints(each, upright, -self._turns) for each in found]
 

@@ -25,7 +25,9 @@ from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
 from actrec.utils import folders, gravity
 from actrec.utils.camera_model import KINECT_V1
-from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+
+_FIRST_TIMEOUT_S = 10.0
 
 CODE = Path(__file__).resolve().parents[1]
 ESTIMATING = ("perception", "recordings", "skeleton", "utils")
@@ -55,10 +57,12 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
     if kind == "skeleton":
         sequence = read_skeleton_file(path, config, hands=True)
     elif kind == "bag" and SKELETONS in message_types(path):
-        with SkeletonBagRecording(path, config) as bag:
+        bag = SkeletonBagRecording(path, config)
+        with bag:
             frames = list(bag.frames())
             found = ((frame.stamp_ns, frame.skeletons, frame.up) for frame in frames)
             sequence = stack_bodies(path.stem, found, functools.partial(_up_by_people, frames))
+            sequence.meta["start_ns"] = bag.start_ns
     else:
         sequence = _read_estimated(path, config)
     if not len(sequence) or not np.isfinite(sequence.bodies).any():
@@ -189,6 +193,8 @@ def camera_observations(driver: str, options: dict[str, Any], images: bool) -> I
     with contextlib.ExitStack() as stack:
         read_frame = stack.enter_context(open_mounted(driver, options))
         add_bodies = body_annotator(stack)
+        with contextlib.suppress(EndOfStream):
+            add_bodies(read_frame(_FIRST_TIMEOUT_S))  # loads the networks, for seconds that no countdown may count
 
         def read(timeout_s: float) -> Observation:
             frame = add_bodies(read_frame(timeout_s))

@@ -24,6 +24,9 @@ AGAIN_S = 1.2
 PAUSE_SHARE, PAUSE_S = 0.2, 5.0
 """An action may pause for this share of the time that it has lasted, at most for so long."""
 
+_NEVER = np.iinfo(np.int64).min
+"""Stamp of something that has not happened; a recording's own may be negative."""
+
 SAME_PLACE_M = 0.5
 """A new body this near to a lost one, by the median of their joints, is the same person with another id."""
 
@@ -92,8 +95,8 @@ class Rest:
     FORGET_S = 2.0  # time constant with which the highest speed decreases
 
     def __init__(self) -> None:
-        self.still_ns = -1  # stamp from which on the person rests; −1 while moving
-        self._joints, self._stamp_ns, self._highest = np.empty((0, 3)), -1, 0.0
+        self.still_ns = _NEVER  # stamp from which on the person rests
+        self._joints, self._stamp_ns, self._highest = np.empty((0, 3)), 0, 0.0
 
     def update(self, stamp_ns: int, joints: np.ndarray) -> None:
         """Add joints [V, 3] of a frame, m."""
@@ -108,8 +111,8 @@ class Rest:
             highest = self._highest * math.exp(-elapsed_s / self.FORGET_S)
             self._highest = max(highest, speed) if math.isfinite(speed) else highest
             if speed > max(self.SPEED, self.SHARE * self._highest):
-                self.still_ns = -1
-            elif self.still_ns < 0:
+                self.still_ns = _NEVER
+            elif self.still_ns == _NEVER:
                 self.still_ns = stamp_ns
         self._joints, self._stamp_ns = joints, stamp_ns
 
@@ -120,7 +123,7 @@ class Rest:
 
     def lasts(self, stamp_ns: int, seconds: float) -> bool:
         """Return whether the person has rested for so long."""
-        return self.still_ns >= 0 and stamp_ns - self.still_ns >= seconds * NANOSECONDS - 1
+        return self.still_ns != _NEVER and stamp_ns - self.still_ns >= seconds * NANOSECONDS - 1
 
 
 @dataclass
@@ -129,12 +132,12 @@ class _State:
 
     average: np.ndarray  # [classes]
     stamp_ns: int
-    since_ns: np.ndarray  # [classes] stamp from which on the average stayed above `end`; −1 if it is below
+    since_ns: np.ndarray  # [classes] stamp from which on the average stayed above `end`
     above_ns: np.ndarray  # [classes] the same for `begin`
     event: ActionEvent | None = None
     rest: Rest = field(default_factory=Rest)
     rested: int = -1  # class of the motion that rest has ended, while its average stays above `end`
-    resumed_ns: int = -1  # stamp from which on the person moves again
+    resumed_ns: int = _NEVER  # stamp from which on the person moves again
     given_by: str = ""  # the id that the present event's body had before, if that may have been another person
     joints: np.ndarray = field(default_factory=lambda: np.full((1, 3), np.nan))  # [N, 3] m, the last known ones
 
@@ -156,6 +159,10 @@ class EventDetector:
         config: The settings.
         first_id: Id of the first event.
         begin: [classes] thresholds to use instead of the package's.
+
+    Attributes:
+        next_id: Id of the next event.
+        endings: How often all events were ended.
     """
 
     def __init__(self, package: ModelPackage, config: EventConfig, first_id: int = 1, begin: np.ndarray | None = None):
@@ -165,7 +172,7 @@ class EventDetector:
         self._motions = {package.labels.index(label) for label in package.events.motions}
         self._evidence_s = min(config.evidence_s or package.window.seconds, package.window.seconds)
         self._states: dict[str, _State] = {}
-        self.next_id = first_id
+        self.next_id, self.endings = first_id, 0
 
     def update(
         self,
@@ -188,13 +195,13 @@ class EventDetector:
         """
         none = np.zeros(len(self._package.labels))
         now = none if probabilities is None else np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
-        state = self._states.setdefault(body_id, _State(none, stamp_ns, *np.full((2, len(none)), -1, np.int64)))
+        state = self._states.setdefault(body_id, _State(none, stamp_ns, *np.full((2, len(none)), _NEVER, np.int64)))
         elapsed_s = (stamp_ns - state.stamp_ns) / NANOSECONDS
         keep = math.exp(-elapsed_s / self.config.smoothing_s) if self.config.smoothing_s else 0.0
         state.average, state.stamp_ns = keep * state.average + (1 - keep) * now, stamp_ns
         for limit, since_ns in ((self._end, state.since_ns), (self._begin, state.above_ns)):
-            since_ns[(state.average >= limit) & (since_ns < 0)] = stamp_ns
-            since_ns[state.average < limit] = -1
+            since_ns[(state.average >= limit) & (since_ns == _NEVER)] = stamp_ns
+            since_ns[state.average < limit] = _NEVER
         state.rest.update(stamp_ns, joints)
         seen = np.isfinite(joints).all(axis=-1)
         if seen.any():
@@ -220,6 +227,7 @@ class EventDetector:
 
     def end_all(self, stamp_ns: int) -> list[ActionEvent]:
         """Forget all bodies, and return the ends of their events."""
+        self.endings += 1
         return [event for body_id in list(self._states) for event in self.end(body_id, stamp_ns)]
 
     def restart(self, body_ids: Iterable[str] | None = None) -> None:
@@ -230,7 +238,7 @@ class EventDetector:
         chosen = self._states if body_ids is None else body_ids
         for state in [self._states[body_id] for body_id in chosen if body_id in self._states]:
             state.average = np.zeros_like(state.average)
-            state.since_ns[:] = state.above_ns[:] = -1
+            state.since_ns[:] = state.above_ns[:] = _NEVER
 
     def rename(self, body_id: str, joints: np.ndarray, lost: Collection[str]) -> None:
         """Give the event of a body out of `lost` to a new body at its place: tracking has changed the person's id."""
@@ -262,9 +270,9 @@ class EventDetector:
         """Extend the present event of a body, or end it; with a window that restarted, only after some more time."""
         event = state.event
         if state.rested >= 0:
-            if state.since_ns[state.rested] < 0:
+            if state.since_ns[state.rested] == _NEVER:
                 state.rested = -1
-            elif state.resumed_ns < 0 and state.rest.still_ns < 0:
+            elif state.resumed_ns == state.rest.still_ns == _NEVER:
                 state.resumed_ns = state.stamp_ns
         if event is None:
             return []
@@ -275,7 +283,7 @@ class EventDetector:
         if event.class_id in self._motions and state.rest.lasts(state.stamp_ns, self.config.rest_s):
             end_ns = min(event.end_ns, max(event.start_ns, state.rest.still_ns))
             state.event = dataclasses.replace(event, end_ns=end_ns)
-            state.rested, state.resumed_ns = event.class_id, -1
+            state.rested, state.resumed_ns = event.class_id, _NEVER
             return self._ended(state, state.stamp_ns)
         if goes_on:
             return []
@@ -287,12 +295,12 @@ class EventDetector:
         """Begin an event if the best class has had the evidence for long enough, and the present one has lost it."""
         best = int(np.argmax(state.average))
         above_ns = int(state.above_ns[best])
-        held = above_ns >= 0 and state.stamp_ns - above_ns >= self.config.begin_s * NANOSECONDS - 1
+        held = above_ns != _NEVER and state.stamp_ns - above_ns >= self.config.begin_s * NANOSECONDS - 1
         if best == state.rested:
-            held &= 0 <= state.resumed_ns <= state.stamp_ns - AGAIN_S * NANOSECONDS + 1
-        if not held or (state.event is not None and state.above_ns[state.event.class_id] >= 0):
+            held &= _NEVER < state.resumed_ns <= state.stamp_ns - AGAIN_S * NANOSECONDS + 1
+        if not held or (state.event is not None and state.above_ns[state.event.class_id] != _NEVER):
             return []
-        start_ns = max(int(state.since_ns[best]), state.resumed_ns if best == state.rested else 0)
+        start_ns = max(int(state.since_ns[best]), state.resumed_ns if best == state.rested else _NEVER)
         state.rested = -1
         ended = self._ended(state, state.stamp_ns)
         state.event = ActionEvent(

@@ -18,6 +18,7 @@ RESTING = ("", "idle", UNKNOWN)
 """Names of no action."""
 
 _KEPT = 10_000  # newest actions, of a run without an end
+_BODIES = 1000  # bodies whose last label is kept
 _LATEST_S = 60.0  # longest time from the start of an action to the labels that are compared with it
 
 
@@ -73,6 +74,8 @@ class GroundTruth:
         label, self._labeled_ns = _name(label), max(self._labeled_ns, stamp_ns)
         changed = self._labels.get(body_id) != label
         self._labels[body_id] = label
+        if len(self._labels) > _BODIES:  # ids are never used twice
+            self._labels.pop(next(iter(self._labels)))
         late_ns = stamp_ns - TOLERANCE_S * NANOSECONDS
         oldest_ns = stamp_ns - _LATEST_S * NANOSECONDS
         near: list[_Performed] = []  # the newest first

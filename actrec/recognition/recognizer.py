@@ -89,7 +89,7 @@ class ActionRecognizer:
         inputs = ModelInputs.of(session, self.config.max_gap_s)
         buffers = StreamBuffers(inputs.frame_series(per_body=False), self.config.stream_timeout_s)
         with self._lock:
-            if inputs.layout != self._inputs.layout:
+            if is_other := inputs.layout != self._inputs.layout:
                 self._skip_pending()
             buffers.image_size, buffers.flow_settings = self._buffers.image_size, self._buffers.flow_settings
             buffers.newest_ns = {k: v for k, v in self._buffers.newest_ns.items() if k == "bodies"}  # it may be pending
@@ -103,6 +103,7 @@ class ActionRecognizer:
             self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
             self.end_events()
             self._detector = EventDetector(session.package, self.config.events, self._detector.next_id)
+            self._newest_ns = None if is_other else self._newest_ns  # hands may lag behind skeletons
 
     @property
     def labels_events(self) -> bool:
@@ -117,8 +118,7 @@ class ActionRecognizer:
     @property
     def streams(self) -> dict[str, bool]:
         """The streams that the model takes, and whether it requires them; see `actrec.features.streams`."""
-        others = {stream: required for stream, required in self._inputs.streams.items() if stream != "bodies"}
-        return {**others, self.tracked_stream: True}
+        return {**{s: needed for s, needed in self._inputs.streams.items() if s != "bodies"}, self.tracked_stream: True}
 
     @property
     def needs_image_size(self) -> bool:
@@ -142,9 +142,7 @@ class ActionRecognizer:
             track = max(self._tracks.values(), key=lambda track: track.window.duration_s, default=None)
             stacks = [*self._buffers.frames.values(), *(track.frames.values() if track else ())]
             stamps = [each.stamps_ns for each in stacks or ([track.window] if track else [])]
-        least_ns = min(RATE_S, self._inputs.window.seconds) * NANOSECONDS
-        known = [each for each in stamps if each and each[-1] - each[0] >= least_ns]
-        return min(map(rates.frame_rate, known), default=0.0)
+        return rates.slowest_rate(stamps, min(RATE_S, self._inputs.window.seconds))
 
     @property
     def model_rate(self) -> float:
@@ -250,7 +248,8 @@ class ActionRecognizer:
         limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
         self._tracks = {b: t for b, t in self._tracks.items() if b in found or t.last_seen_ns > limit}
         self._update_tracks(stamp_ns, found, up)
-        self._pending = PendingFrame(stamp_ns, {b: found[b] for b in self._tracks if b in found}, not found)
+        shown = {b: found[b] for b in self._tracks if b in found}
+        self._pending = PendingFrame(stamp_ns, shown, not found, self._detector.endings)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         ended = [body_id for body_id in before if body_id not in self._tracks]
         self._events += [event for body_id in ended for event in self._detector.end(body_id, stamp_ns)]
@@ -365,7 +364,7 @@ class ActionRecognizer:
                 self._empty_since_ns = frame.stamp_ns
                 return [self._unknown("", frame.stamp_ns)]
             self._empty_since_ns = None
-            session = self._session
+            session, known = self._session, dict(self._tracks)
             predictions, ready = self._select(frame)
             tracks = [self._tracks[body_id] for body_id in ready]
             of_all = self._tracks, self._buffers, self._inputs
@@ -385,7 +384,7 @@ class ActionRecognizer:
                 labels, probabilities = tuple(label for label, _ in top), tuple(value for _, value in top)
                 best = body_id, result.label, result.class_id, result.confidence, labels, probabilities
                 predictions.append(ActionPrediction(*best, window.start_ns, frame.stamp_ns, session.package.name))
-            return [self._located(prediction, frame) for prediction in predictions]
+            return [self._located(prediction, frame, known) for prediction in predictions]
 
     def windows(self) -> dict[str, Mapping[str, Any]]:
         """Return the window of each tracked body at the newest frame, as the model takes it, by body id."""
@@ -395,17 +394,17 @@ class ActionRecognizer:
             clips = make_clips(ready, self._newest_ns or 0, self._tracks, self._buffers, self._inputs)
             return dict(zip(ready, clips, strict=True))
 
-    def _located(self, prediction: ActionPrediction, frame: PendingFrame) -> ActionPrediction:
+    def _located(self, made: ActionPrediction, frame: PendingFrame, known: Mapping[str, BodyTrack]) -> ActionPrediction:
         """Return a prediction with the place of its body, and for how long the body has had this label."""
-        joints, track = frame.joints[prediction.body_id].positions, self._tracks.get(prediction.body_id)
+        joints, track = frame.joints[made.body_id].positions, self._tracks.get(made.body_id)
         place = middle(joints[np.isfinite(joints).all(axis=-1)])
-        if track is None:  # it has ended in the meantime
-            return dataclasses.replace(prediction, position=place)
-        if track.label != prediction.label:
-            track.label, track.since_ns = prediction.label, frame.stamp_ns
-        event = self._detector.present_events.get(prediction.body_id) if self.labels_events else None
-        since_ns = track.since_ns if event is None or event.label != prediction.label else event.start_ns
-        return dataclasses.replace(prediction, position=place, duration_s=(frame.stamp_ns - since_ns) / NANOSECONDS)
+        if track is None or track is not known.get(made.body_id):  # it has ended in the meantime
+            return dataclasses.replace(made, position=place)
+        if track.label != made.label:
+            track.label, track.since_ns = made.label, frame.stamp_ns
+        event = self._detector.present_events.get(made.body_id) if self.labels_events else None
+        since_ns = track.since_ns if event is None or event.label != made.label else event.start_ns
+        return dataclasses.replace(made, position=place, duration_s=(frame.stamp_ns - since_ns) / NANOSECONDS)
 
     @property
     def present_events(self) -> list[ActionEvent]:
@@ -446,7 +445,8 @@ class ActionRecognizer:
         If the network returned NaN, the prediction itself is returned. A track that has ended meanwhile has no event.
         """
         average, event = result.probabilities, None
-        if session is self._session and self._tracks.get(body_id) is track:
+        is_tracked = session is self._session and self._tracks.get(body_id) is track
+        if is_tracked and frame.endings == self._detector.endings:
             self._add_evidence(body_id, frame, result.probabilities)
             average, event = self._detector.present(body_id)
         if not self.config.labels_events(session.package) or np.isnan(result.probabilities).any():

@@ -236,6 +236,7 @@ class PendingFrame:
     stamp_ns: int
     joints: Mapping[str, BodyJoints]  # by body id, as received
     is_empty: bool
+    endings: int = 0  # how often all events had been ended before
 
 
 @dataclass

@@ -4,8 +4,10 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from actrec.skeleton.sequence import open_npz
 from actrec.types import Intrinsics, RgbdFrame
@@ -32,7 +34,8 @@ FORMATS = Registry(
 )
 
 BAG_SUFFIXES, PACKED_SUFFIXES = (".mcap", ".db3"), (".zstd", ".zst", ".lz4")
-_VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
+_VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp",
+                   ".wmv", ".flv", ".ogv")  # fmt: skip
 _SKELETON_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv",
                       ".bvh": "bvh", ".amc": "amc"}  # fmt: skip
 _NPZ_KEYS = {
@@ -140,7 +143,30 @@ def open_recording(path: str | Path, config: RecordingConfig | None = None, form
     """
     name = detect_format(path) if format == "auto" else format
     recording: Recording = FORMATS.create(name, path=path, config=config or RecordingConfig())
-    return recording
+    if recording.config.mirror != "yes" or name == "video":  # which flips while it decodes
+        return recording
+    return _FlippedRecording(recording)
+
+
+class _FlippedRecording(Recording):
+    """A recording of mirrored images, which are flipped back."""
+
+    def __init__(self, recording: Recording):
+        super().__init__(recording.path, recording.config)
+        self._recording = recording
+        self.intrinsics, self.duration_s = recording.intrinsics.mirrored(), recording.duration_s
+
+    def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
+        for frame in self._recording._frames(start_s):
+            if frame.color is None:
+                raise ConfigError(f"'{self.path}' has joints without images: mirror=yes is for mirrored images alone")
+            color, depth = (
+                None if image is None else np.ascontiguousarray(image[:, ::-1]) for image in (frame.color, frame.depth)
+            )
+            yield replace(frame, color=color, depth=depth, intrinsics=frame.intrinsics.mirrored())
+
+    def close(self) -> None:
+        self._recording.close()
 
 
 def existing_path(path: str | Path) -> Path:
@@ -189,7 +215,7 @@ def detect_format(path: str | Path) -> str:
     raise InputError(
         f"'{path}' is not a known recording: expected a bag (.mcap, .db3, their folder), a folder of images, a video "
         f"({', '.join(_VIDEO_SUFFIXES)}) or a skeleton file (.skeleton, .json, .mat, .npz, .csv, .bvh, .amc); "
-        f"or give its format: {', '.join(FORMATS.names())}"
+        "or convert it, e.g. ffmpeg -i IN OUT.mp4"
     )
 
 

@@ -82,7 +82,7 @@ class FolderRecording(Recording):
         self._npz = load_npz(npz, ("depth",), limit)["depth"] if npz.is_file() and not depth else None
         self._pairs = self._pair_images(color, depth)
         played = {file for file, _ in self._pairs}
-        stamps = _stamps([number for number, _ in color], config.fps or fps or FPS)
+        stamps = _stamps(self.path, [number for number, _ in color], config.fps or fps or FPS)
         # Images skipped for missing depth count in the stamps.
         self._stamps = stamps[[file in played for _, file in color]]
         self.duration_s = float(self._stamps[-1] - self._stamps[0]) / NANOSECONDS
@@ -144,6 +144,11 @@ class FolderRecording(Recording):
         return depth_in_meters(units, self._scale)
 
 
+def has_depth(path: Path) -> bool:
+    """Return whether a folder of images has depth images."""
+    return bool(_list_images(path)[1]) or (path / NPZ_NAME).is_file()
+
+
 def _list_images(path: Path) -> tuple[list[_File], list[_File]]:
     """Return color and depth images, sorted by their number or stamp."""
     if not path.is_dir():
@@ -169,11 +174,20 @@ def _numbered_images(folder: Path, pattern: re.Pattern[str], depth: bool | None 
     return sorted(found)
 
 
-def _stamps(numbers: list[float], fps: float) -> np.ndarray:
-    """Return stamps [T] in ns: the file names if they are stamps (as in TUM RGB-D), else by frame rate."""
+def _stamps(path: Path, numbers: list[float], fps: float) -> np.ndarray:
+    """Return stamps [T] in ns: the file names if they are stamps (as in TUM RGB-D), else by frame rate.
+
+    A gap between the numbers is of missing images; if all have a common factor (0, 5, 10), each is the next image.
+    """
     if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
         return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
-    return stamps_at(fps, len(numbers))
+    steps = np.diff(np.array(numbers, dtype=np.int64))
+    if not len(steps) or not (steps > 0).all():
+        return stamps_at(fps, len(numbers))
+    places = np.concatenate([[0], np.cumsum(steps // np.gcd.reduce(steps))])
+    if missing := int(places[-1]) + 1 - len(numbers):
+        log.warning("'%s': %d numbers between the images are missing, which count in the stamps", path, missing)
+    return np.round(places * (NANOSECONDS / fps)).astype(np.int64)
 
 
 def read_image(file: Path, flags: int) -> np.ndarray:

@@ -219,6 +219,8 @@ class OwnLabels:
 def own_labels(root: Path, fps: float = 0.0) -> dict[str, OwnLabels]:
     """Return the labels of the files of `actrec.recordings.skeleton_npz` in a folder and its folders.
 
+    Files in a folder that is itself a recording, as `actrec simulate` writes beside its images, are none of them.
+
     Args:
         root: The folder, to which the recordings' paths are relative.
         fps: Frame rate of files without stamps, Hz; 0 for their own.
@@ -228,7 +230,8 @@ def own_labels(root: Path, fps: float = 0.0) -> dict[str, OwnLabels]:
         InputError: A file is invalid. A damaged archive, whose format is unknown, is left to its reader.
     """
     found = {}
-    for path in [file for top in _visible_entries(root) for file in (_visible_entries(top) if top.is_dir() else [top])]:
+    tops = [top for top in _visible_entries(root) if not top.is_dir() or not _is_unclassified(top)]
+    for path in [file for top in tops for file in (_visible_entries(top) if top.is_dir() else [top])]:
         with contextlib.suppress(InputError):
             if path.suffix.lower() == ".npz" and skeleton_format(path) == "npz":
                 found[path.relative_to(root).as_posix()] = path

@@ -4,6 +4,7 @@ The files have no camera. A recording is shown as a level camera sees it (`place
 the first frame.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from actrec.skeleton.sequence import (
 from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 
+logger = logging.getLogger(__name__)
+
 AMC_FPS = 120.0
 """Frame rate of HDM05 and CMU, which the files do not state."""
 
@@ -34,6 +37,9 @@ _BVH_UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": _INCH_M, "0.45 inch": _
 
 _LEG_M = (0.5, 1.1)
 """m, range of thigh and shin together: exactly one unit puts a person's legs into it."""
+
+_UPRIGHT = 0.7
+"""Least cosine between the pose at rest and the axis along which people stand, if that is not y."""
 
 _BVH_NAMES = {
     "hips": "hips pelvis", "spine": "spine", "chest": "chest spine1 spine2", "neck": "neck", "head": "head",
@@ -101,8 +107,9 @@ def read_bvh(path: str | Path) -> SkeletonSequence:
     units = [unit for unit in _BVH_UNITS.values() if _LEG_M[0] <= leg * unit < _LEG_M[1]]
     if not units:
         raise InputError(f"'{path}': thigh and shin measure {leg:.3g}, a person's in none of {', '.join(_BVH_UNITS)}")
+    positions = _with_y_up(path, positions, _bvh_rest(bones)[list(chosen.values())], list(chosen)) * units[0]
     return motion_sequence(
-        path.stem, positions * units[0], BVH_21.name, stamps_at(1 / float(stated[2]), frames), {"format": "bvh"}
+        path.stem, positions, BVH_21.name, stamps_at(1 / float(stated[2]), frames), {"format": "bvh"}
     )
 
 
@@ -164,6 +171,39 @@ def _bvh_positions(bones: Sequence[_Bone], values: np.ndarray) -> np.ndarray:
             turn = rotations[bone.parent] * turn
         rotations.append(turn)
     return positions
+
+
+def _bvh_rest(bones: Sequence[_Bone]) -> np.ndarray:
+    """Return the joints' positions [joints, 3] without any motion."""
+    positions = np.zeros((len(bones), 3))
+    for v, bone in enumerate(bones[1:], 1):
+        positions[v] = positions[bone.parent] + bone.offset
+    return positions
+
+
+def _with_y_up(path: Path, positions: np.ndarray, rest: np.ndarray, known: list[int]) -> np.ndarray:
+    """Return positions [T, 21, 3] in axes with y up.
+
+    Some programs write z up, and estimators y down. An actor who lies is recognized by the pose at rest, which stands
+    along another axis. No actor is upside down in a whole file.
+
+    Args:
+        path: The file.
+        positions: Of `bvh_21`, in the file's axes.
+        rest: [joints, 3] without any motion, of the joints `known` of `bvh_21`.
+        known: Indices of these joints.
+    """
+    hips, head = BVH_21.index["hips"], BVH_21.index["head"]
+    axis = (positions[:, head] - positions[:, hips]).mean(axis=0)
+    at_rest = rest[known.index(head)] - rest[known.index(hips)]
+    up = np.where(np.arange(3) == np.abs(axis).argmax(), np.sign(axis), 0.0)
+    if up[1] > 0 or (up[1] == 0 and up @ at_rest < _UPRIGHT * np.linalg.norm(at_rest)):
+        return positions
+    logger.warning("'%s': people stand along %s, which is taken as up instead of y", path, up.astype(int).tolist())
+    if up[1]:
+        return positions * [1.0, -1.0, -1.0]
+    turn: Rotation = Rotation.align_vectors([[0, 1, 0]], [up])[0]
+    return turn.apply(positions.reshape(-1, 3)).reshape(positions.shape)
 
 
 def _bvh_joints(path: Path, names: Sequence[str]) -> dict[int, int]:

@@ -133,6 +133,11 @@ def read_kinect_csv(path: str | Path) -> SkeletonSequence:
     rows = [line.rstrip().rstrip(",").split(",") for line in read_text(path).splitlines() if line.strip()]
     if not rows:
         raise InputError(f"'{path}' is empty; record it again")
+    if len(rows[0]) != _COLUMNS or not rows[0][0].strip().isdecimal():
+        raise InputError(
+            f"'{path}' is not a Kinect v2 capture, whose lines have {_COLUMNS} numbers: the time in 100 ns, then x, y, "
+            "z and state of 25 joints; save other joints as .npz with numpy (docs/teaching.md)"
+        )
     for number, row in enumerate(rows, 1):
         if len(row) != _COLUMNS:
             raise InputError(

@@ -1,5 +1,6 @@
 """Scene flow of a stream: each frame is paired with the previous one, at the flow's own image size; its color image."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import camera_model
 from actrec.utils.config import setting
-from actrec.utils.errors import InputError
+from actrec.utils.errors import ConfigError, InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,10 @@ class FlowPairs:
     """Estimator of the flow between each frame and the previous one.
 
     `lookup` returns the camera's motion, for `camera_motion` "tf". `warn` receives a message if the motion cannot be
-    estimated, or if the lens bends the image, which the flow does not take into account.
+    estimated, or if the lens bends the image, which the flow does not take into account; by default it is logged, once.
+
+    Raises:
+        ConfigError: `camera_motion` is "tf" without `lookup`.
     """
 
     def __init__(
@@ -71,10 +77,18 @@ class FlowPairs:
         method: SceneFlow,
         config: SceneFlowConfig,
         lookup: MotionLookup | None = None,
-        warn: Callable[[str], None] = lambda line: None,
+        warn: Callable[[str], None] | None = None,
     ):
-        self._method, self._config, self._lookup, self._warn = method, config, lookup, warn
+        if config.camera_motion == "tf" and lookup is None:
+            raise ConfigError("camera_motion is tf, and recordings have no TF here: set it to estimate or none")
+        self._method, self._config, self._lookup = method, config, lookup
+        self._warn, self._logged = warn or self._log_once, set[str]()
         self._last: RgbdFrame | None = None
+
+    def _log_once(self, line: str) -> None:
+        if line not in self._logged:
+            self._logged.add(line)
+            logger.warning("%s", line)
 
     def reset(self) -> None:
         """Forget the previous frame."""

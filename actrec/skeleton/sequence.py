@@ -40,7 +40,7 @@ class SkeletonSequence:
         body_ids: M strings that start with a letter (REP-155).
         label: Number of the action in the dataset (NTU "A001" is 1); None if unlabeled.
         up: [3] unit vector against gravity in the optical frame; None if unknown.
-        meta: Other data of the format: `subject`, `view`, `fps`, `label_name`, …
+        meta: Other data of the format: `subject`, `view`, `fps`, `label_name`, …; `start_ns` if it began before.
         layout: "kinect_v2_25", or "hand_22" for hands.
     """
 
@@ -57,6 +57,11 @@ class SkeletonSequence:
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
+
+    @property
+    def start_ns(self) -> int:
+        """Return the stamp of the recording's first frame, also without joints, from which labels count."""
+        return int(self.meta.get("start_ns", self.stamps_ns[0]))
 
     @property
     def streams(self) -> dict[str, np.ndarray]:

@@ -189,7 +189,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         assert self._camera is not None
         with self.working(f"opening camera '{self.config.driver}'"):
             self._camera.open()
-        self._mount_up = self._published_up = None
+        self._published_up = None
         self._of_joints = GravityEstimator(gravity_window_s=self._gravity_settings.read().gravity_window_s)
         self._publish_mount(self._camera)
         self._skipped = 0
@@ -218,6 +218,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             waking.join(HUNG_S)
         elif camera is not None:
             camera.close()
+        self._withdraw_up()  # the next frames may come from another camera, or with another mount
 
     def _close(self, camera: Camera) -> None:
         try:
@@ -269,17 +270,25 @@ class CameraNode(ActrecNode[CameraConfig]):
         source, before = self._gravity.source, self._published_up
         if up is None:
             if before is not None and before[0] == "accelerometer":  # it sends nothing any more
-                self._by_topic[topics.MEASURED_UP].publish(Vector3Stamped(header=head))
-                self._published_up = None
+                self._withdraw_up()
             return frame
         if before is None or source != before[0] or up @ before[1] < SAME_UP_COSINE:
-            topic = topics.MEASURED_UP if source == "accelerometer" else topics.UP
-            self._by_topic[topic].publish(Vector3Stamped(header=head, vector=conversions.up_to_vector(up)))
+            if before is not None and _up_topic(source) != _up_topic(before[0]):
+                self._withdraw_up()
+            vector = Vector3Stamped(header=head, vector=conversions.up_to_vector(up))
+            self._by_topic[_up_topic(source)].publish(vector)
             self._published_up = source, up
         return replace(frame, up=up, up_source=source)
 
+    def _withdraw_up(self) -> None:
+        """Publish that the direction of gravity published last holds no more: subscribers keep it."""
+        published, self._published_up = self._published_up, None
+        if published is not None:
+            self._by_topic[_up_topic(published[0])].publish(Vector3Stamped())
+
     def _publish_mount(self, camera: Camera) -> None:
         """Publish the static transform of the camera's `SERIAL_mount.yaml`, if there is one, or warn."""
+        self._mount_up = None
         try:
             parts = (calibration_files.MOUNT,)
             mount = calibration_files.load(camera.serial, parts=parts).mount if camera.serial else None
@@ -403,5 +412,11 @@ class CameraNode(ActrecNode[CameraConfig]):
                 if reading.stop.is_set():  # the node has closed it before it was opened
                     self._close(camera)
                 else:
+                    self._publish_mount(camera)  # it may be another one
                     self.get_logger().info(f"camera '{self.config.driver}' is back")
                 return
+
+
+def _up_topic(source: str) -> str:
+    """Return the topic of a direction of gravity by its source."""
+    return topics.MEASURED_UP if source == "accelerometer" else topics.UP

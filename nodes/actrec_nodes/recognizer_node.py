@@ -90,7 +90,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._warned: set[tuple[str, str]] = set()
         self._last_counts = Counts()
         self._heartbeat = Heartbeat(RecognizerConfig.stale_s)
-        self._publishing = threading.Lock()
+        self._publishing, self._publishing_events = threading.Lock(), threading.RLock()
         self._expired, self._stale_since_ns, self._stale_line = 0, 0, ""
         self._inference_s, self._valid_for_s = 0.0, 0.0
         self._configured: dict[str, Any] = {}
@@ -118,18 +118,27 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Load the model and warm it up."""
         if self.config.target_frame:
             self._tf = TfPoses(self, "parameter target_frame", "leave target_frame empty")
-        cleaned, self._requested = self._cleaned, self.config.model
-        self._session = self._loader.load_first(
-            self.config.model, lambda model: self._load_and_replace(model, None, cleaned)
-        )
+        cleaned, self._requested, configured = self._cleaned, self.config.model, threading.Event()
+
+        def replace(model: str) -> None:
+            configured.wait()
+            self._load_and_replace(model, None, cleaned)
+
+        try:
+            self._session = self._loader.load_first(self.config.model, replace)
+            self._configure_recognition(self._session)
+        finally:
+            configured.set()
+        self._log_model(self._session)
+
+    def _configure_recognition(self, session: Session) -> None:
         settings, stale_s = self._recognition.read(), self.config.stale_s
         self._configured = parameters.as_options(settings)
-        self._recognizer = ActionRecognizer(self._session, **self._configured)
+        self._recognizer = ActionRecognizer(session, **self._configured)
         self._valid_for_s = stale_s + settings.interval_s if stale_s else 0.0
         self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL, deadline_s=self._valid_for_s)
         self._text = self.create_output(String, topics.ACTION_LABEL_TEXT)
         self._events = self.create_output(ActionEvent, topics.ACTION_EVENTS)
-        self._log_model(self._session)
 
     def activate(self) -> None:
         """Subscribe and start with empty windows."""
@@ -211,18 +220,22 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             return
         # Ended tracks first: their last label must not stay valid even if the network fails.
         self._publish(frame.ended, frame.frame_id)
-        expired, began = self._expired, time.monotonic()
-        predictions = self._predict(recognizer, inputs, frame) if frame is inputs.newest else []
-        skipped = recognizer.counts.skipped
-        self.statistics.count("skipped", skipped - self._skipped)
-        self._skipped = skipped
-        with self._publishing:
-            taken_s = time.monotonic() - began
-            if predictions and (expired != self._expired or not self._is_in_time(inputs, frame, taken_s)):
-                predictions = []  # of a frame that is stale by now
-            labels = self._publish(predictions, frame.frame_id)
-        self._waits.add_labels(labels, [prediction.body_id for prediction in frame.ended])
-        self._publish_events(recognizer, frame.frame_id)
+        if self._tf is not None:
+            self._tf.follow(frame.stamp_ns)
+        expired, began, labels = self._expired, time.monotonic(), list[ActionLabel]()
+        try:
+            predictions = self._predict(recognizer, inputs, frame) if frame is inputs.newest else []
+            skipped = recognizer.counts.skipped
+            self.statistics.count("skipped", skipped - self._skipped)
+            self._skipped = skipped
+            with self._publishing:
+                taken_s = time.monotonic() - began
+                if predictions and (expired != self._expired or not self._is_in_time(inputs, frame, taken_s)):
+                    predictions = []  # of a frame that is stale by now
+                labels = self._publish(predictions, frame.frame_id)
+        finally:  # also while the network fails, events end and people leave
+            self._waits.add_labels(labels, [prediction.body_id for prediction in frame.ended])
+            self._publish_events(recognizer, frame.frame_id)
         if predictions:
             self._reason = next((prediction.reason for prediction in predictions if prediction.reason), "")
 
@@ -304,10 +317,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         def message(event: Event) -> ActionEvent:
             return conversions.event_to_message(event, frame_id, *self._in_target_frame(event, frame_id))
 
-        events = recognizer.events()
-        self._waits.add_events(events, recognizer.present_events, message)
-        for event in events:
-            self._events.publish(message(event))
+        with self._publishing_events:  # of two threads, none overtakes the other
+            events = recognizer.events()
+            self._waits.add_events(events, recognizer.present_events, message)
+            for event in events:
+                self._events.publish(message(event))
 
     def _in_target_frame(self, event: Event, frame_id: str) -> tuple[str, Sequence[float]]:
         """Return the target frame and the position of an event in it, m; an empty name if it has none."""
@@ -315,7 +329,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if self._tf is None:
             return "", conversions.NOWHERE
         try:
-            pose = self._tf.pose(frame, frame_id, event.stamp_ns, WAIT_S)
+            pose = self._tf.pose(frame, frame_id, event.stamp_ns, WAIT_S, follows=False)
         except DeviceError as error:
             self.warn(f"an event has no position in target_frame, because TF does not have it: {error}")
             return "", conversions.NOWHERE

@@ -40,6 +40,22 @@ def test_gpu_benchmark_without_gpu_or_with_unknown_part_raises(monkeypatch):
         gpu.measure(["--parts", "flow"])
 
 
+def test_gpu_benchmark_out_of_memory_keeps_the_other_parts(monkeypatch):
+    def full(seconds):
+        raise MemoryError("out of memory allocating 1 byte")
+
+    monkeypatch.setattr(gpu_module, "available", lambda: True)
+    monkeypatch.setattr(gpu, "machine", lambda: {"gpu": "small"})
+    monkeypatch.setattr(gpu, "measure_scene_flow", full)
+    monkeypatch.setattr("benchmarks.training.measure_on_gpu", lambda seconds: {"training": [{"network": "a"}]})
+    tables = gpu.measure([])
+    assert tables["scene_flow_error"] == "out of memory allocating 1 byte; free memory of the GPU (nvidia-smi)"
+    assert tables["training"] == [{"network": "a"}]
+    monkeypatch.setattr(gpu, "machine", lambda: full(0))
+    with pytest.raises(DeviceError, match="the GPU cannot be used: out of memory.*nvidia-smi"):
+        gpu.measure([])
+
+
 @pytest.mark.parametrize("size", [(160, 120), (320, 240), (640, 480)])
 def test_count_traffic_is_of_one_upload_and_one_download(size):
     width, height = size

@@ -57,6 +57,20 @@ def test_training_on_gpu_measures_each_network_and_one_compiled(monkeypatch):
     assert tables["training_compiled"] == [{"network": training.ON_GPU[0], "compiled": True}]
 
 
+def test_training_on_a_small_gpu_keeps_the_networks_that_fit(monkeypatch):
+    def too_large(entry, *_, compiled=False):
+        if entry == training.ON_GPU[1]:
+            raise training.torch.OutOfMemoryError("CUDA out of memory.\nlong advice")
+        return {"network": entry}
+
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training, "row", too_large)
+    rows = training.measure_on_gpu(1.0)["training"]
+    assert rows[1] == {"network": training.ON_GPU[1], "error": "CUDA out of memory."} and len(rows) == len(
+        training.ON_GPU
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -91,12 +91,13 @@ class Bag:
         model: str = "plumb_bob",
         p: Sequence[float] = (0.0,) * 12,
         d: Sequence[float] = (0.1, -0.2, 0.001, 0.002, 0.05),
+        k: Sequence[float] = (),
     ) -> None:
         region = self.store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-        k = np.array([fx, 0, width / 2 + 0.5, 0, fx + 1, height / 2 + 0.5, 0, 0, 1.0])
+        k = k or [fx, 0, width / 2 + 0.5, 0, fx + 1, height / 2 + 0.5, 0, 0, 1.0]
         message = self.store.types[INFO](
             header=self.header(stamp), height=height, width=width, distortion_model=model,
-            d=np.array(d, np.float64), k=k, r=np.eye(3).reshape(-1), p=np.array(p, np.float64),
+            d=np.array(d, np.float64), k=np.array(k, np.float64), r=np.eye(3).reshape(-1), p=np.array(p, np.float64),
             binning_x=0, binning_y=0, roi=region,
         )  # fmt: skip
         self.put(topic, INFO, stamp, message)

@@ -55,6 +55,17 @@ def test_make_goals_of_developers_install_their_extras(project: Path) -> None:
     assert not would_run(project, goal="test")
 
 
+def test_make_check_runs_no_slow_tests(project: Path) -> None:
+    for name in ("setup.py", "setup.cfg"):
+        shutil.copy(ROOT / name, project)
+    environment = {key: value for key, value in os.environ.items() if key not in ("EXTRAS", "MAKEFLAGS")}
+    done = subprocess.run(
+        ["make", "-n", "check"], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    (line,) = (line for line in done.stdout.splitlines() if "--dist" in line)
+    assert '-m "not slow"' in line, done.stderr
+
+
 def test_make_distribution_that_is_sourced_later_replaces_the_wheels(project: Path) -> None:
     (project / ".venv/ros2").write_text("wheels\n")
     assert would_run(project, ros="jazzy")

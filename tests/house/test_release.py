@@ -91,3 +91,15 @@ def test_wheel_metadata_is_what_pypi_shows(wheel: dict[str, Any]) -> None:
     links = re.findall(r'\]\(([^)]+)|src="([^"]+)', wheel["long_description"])
     assert links and all(re.match(r"https://", link or source) for link, source in links), "PyPI has no other files"
     assert {"live", "train", "view", "rtx"} <= set(wheel["extras_require"])
+
+
+def test_release_refuses_addresses_that_are_examples() -> None:
+    """A tag publishes them: in the description on PyPI, and for reports of vulnerabilities."""
+    workflow = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    assert "! grep -n 'actrec[.]example' package.xml SECURITY.md CITATION.cff" in workflow
+    assert "actrec.example" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "who releases reads it there"
+
+
+def test_lines_end_alike_in_every_clone() -> None:
+    """The manifest holds sizes and hashes of texts, and shells do not read carriage returns."""
+    assert (ROOT / ".gitattributes").read_text(encoding="utf-8").startswith("* text=auto eol=lf\n")

@@ -20,7 +20,8 @@ def write_bag(path, bodies_at, frames=20, images=False):
     with BagWriter(path) as bag:
         for k in range(frames):
             stamp = START + k * PERIOD_NS
-            bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies_at(k))
+            if (bodies := bodies_at(k)) is not None:
+                bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies)
             if images:
                 color, depth = np.full((48, 64, 3), k, np.uint8), np.full((48, 64), 2.0, np.float32)
                 bag.write_frame(RgbdFrame(stamp, color, depth, intrinsics))

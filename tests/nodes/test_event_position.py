@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from actrec_msgs.msg import ActionEvent
 from geometry_msgs.msg import Quaternion, Vector3
 
 from actrec.utils.geometry import rotation
+from actrec_nodes.common import tf
 from tests.nodes.recognizer_graph import Graph, Make, body, stamp
 from tests.tiny_model import write_tiny
 
@@ -56,6 +58,28 @@ def test_event_has_its_position_in_the_target_frame_where_tf_knows_it(
     np.testing.assert_allclose(found, rotation(2, 0.4) @ place + [0, 0, 1], atol=1e-6)
     assert (known.target_frame, unknown.target_frame) == ("map", "")
     assert math.isnan(unknown.target_position.x) and math.isfinite(unknown.position.x)
+
+
+def test_poses_of_the_past_do_not_empty_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that goes on has the stamp of its begin; only frames tell that a recording starts again."""
+    cleared: list[int] = []
+
+    class Cleared(Buffer):
+        def clear(self) -> None:
+            cleared.append(1)
+
+    listener = SimpleNamespace(unregister=lambda: None)
+    fake = SimpleNamespace(
+        Buffer=Cleared, TransformListener=lambda buffer, node: listener, TransformException=UnknownError
+    )
+    monkeypatch.setitem(sys.modules, "tf2_ros", fake)
+    node: Any = None
+    poses = tf.TfPoses(node, "", "")
+    poses.follow(stamp(28))
+    poses.pose("map", "camera", stamp(2), 0.0, follows=False)
+    assert not cleared
+    poses.follow(stamp(2))
+    assert cleared == [1]
 
 
 def test_target_frame_without_tf2_ros_names_the_remedy(

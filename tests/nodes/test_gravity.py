@@ -101,6 +101,20 @@ def test_camera_node_withdraws_the_direction_of_an_accelerometer_that_falls_sile
     assert gravity.up_from_vector(found[2].vector) is not None
 
 
+def test_camera_node_withdraws_its_direction_when_it_stops(host, add, peer) -> None:
+    """The next activation may be of another camera or with another mount, and latched messages stay."""
+    peer.subscribe(Vector3Stamped, topics.UP, topics.LATCHED)
+    size = {"simulated__width": 64, "simulated__height": 48, "simulated__gravity": False}
+    node = add(CameraNode, driver="simulated", mount="upside_down", **size)
+    assert host.start() is None
+    found = peer.received[topics.UP]
+    peer.wait_until(lambda: len(found) == 1)
+    np.testing.assert_allclose(gravity.up_from_vector(found[0].vector), UPSIDE_DOWN, atol=1e-6)
+    node.trigger_deactivate()
+    peer.wait_until(lambda: len(found) == 2)
+    assert gravity.up_from_vector(found[1].vector) is None
+
+
 @pytest.mark.parametrize("moving", [False, True])
 def test_camera_node_mount_beats_the_accelerometer(host, add, peer, monkeypatch, tmp_path: Path, moving: bool) -> None:
     """Unless the mount's parent moves, whose z axis is no direction of gravity."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from actrec_msgs.msg import ActionEvent
 from actrec_msgs.srv import ListModels
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
@@ -429,6 +430,24 @@ def test_recognizer_reports_lost_bodies_though_the_network_fails(make: Make, tin
         graph.publish(stamp(frame), body(-1.0, "body_2"))
     graph.wait(lambda: [(label.body_id, label.label) for label in graph.labels] == [("body_1", "unknown")])
     graph.wait_until(lambda: "out of memory" in graph.node.last_error)
+
+
+def test_recognizer_events_end_though_the_network_fails(make: Make, tiny: str, monkeypatch) -> None:
+    """A robot that has stopped for an action must not wait for as long as the network fails."""
+    graph = make(model=tiny, lost_after_s=0.3, interval_s=0.0, stale_s=0.0)
+    assert graph.start()
+    for frame in range(30):
+        graph.step(stamp(frame), body(1.0), body(-1.0, "body_2"))
+    graph.wait(lambda: len(graph.events) == 2)
+
+    def fail(clips: Any) -> Any:
+        raise InputError("the network failed: CUDA is out of memory")
+
+    monkeypatch.setattr(graph.node._session, "predict_many", fail)
+    for frame in range(30, 60):
+        graph.publish(stamp(frame), body(-1.0, "body_2"))
+    graph.wait(lambda: any(each.body_id == "body_1" for each in graph.events if each.kind == ActionEvent.ENDED))
+    graph.wait_until(lambda: "body_1" not in graph.node._waits._labels)
 
 
 def test_recognizer_figures_have_the_model_and_its_device(make: Make, tiny: str) -> None:

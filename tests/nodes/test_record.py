@@ -378,6 +378,19 @@ def test_record_driver_that_fails_before_its_first_frame_leaves_no_bag(tmp_path,
     assert "does not answer" in capsys.readouterr().err and not (tmp_path / "b").exists()
 
 
+def test_record_driver_interrupted_before_its_first_frame_leaves_no_bag(tmp_path, capsys, monkeypatch):
+    opened = SimulatedCamera.open
+
+    def interrupted(camera):
+        opened(camera)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SimulatedCamera, "open", interrupted)
+    assert main(["record", "--out", str(tmp_path / "b"), "--driver", "simulated"]) == 130
+    assert "interrupted before the first frame: nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

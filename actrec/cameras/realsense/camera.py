@@ -250,8 +250,9 @@ class RealSenseCamera(DeviceCamera):
         if self.live and self._number is not None and number > self._number:
             self.skipped += number - self._number - 1
         self._number = number
-        self._stamps.update(stamp, arrival)
-        if not self.live:
+        if self.live:
+            self._stamps.update(stamp, arrival)
+        else:
             stamp = self._pace.advance(stamp)
         frame = RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
         return self._with_gravity(frame, None if self._motion is None else self._motion.filter)

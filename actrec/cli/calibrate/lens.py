@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from actrec import cameras
-from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, waiting
+from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, to_width, waiting
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
 from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry, check_writable, from_yaml, path_of
@@ -287,7 +287,7 @@ class _Guide:
         line = f"{covered.views} views, {100 * covered.complete:3.0f} %: {todo}"
         if sys.stderr.isatty():  # update one line; elsewhere print a line for each view
             unseen = "" if detection else " (no board in view)"
-            print(f"\r{line + unseen:<150}", end="", file=sys.stderr, flush=True)
+            print(f"\r{to_width(line + unseen)}", end="", file=sys.stderr, flush=True)
         elif line != self._last_line:
             log(line)
         self._last_line = line

@@ -133,6 +133,9 @@ class OpenBag(Recording):
 class SkeletonBagRecording(OpenBag):
     """Playback of a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
 
+    Attributes:
+        start_ns: Stamp of the bag's first image; of its first skeletons without images.
+
     Raises:
         ConfigError: The topic is absent, or several match and `skeleton_topic` chooses none; others as `open_reader`.
     """
@@ -144,8 +147,15 @@ class SkeletonBagRecording(OpenBag):
         self.intrinsics = resolve_nominal_intrinsics(self.path, self.config, KINECT_V1)
         with reading(self.path):
             self._store = typestore_of(channel)
-            self._first_time = next(time for _, time, _ in self._reader.messages(self._topics))
+            _, self._first_time, first = next(iter(self._reader.messages(self._topics)))
+            self.start_ns = self._first_image_ns() or stamp_ns(first)
             self._ups = recorded_ups(self._reader, channel.topic, self._topics)
+
+    def _first_image_ns(self) -> int:
+        """Return the stamp of the first image; 0 without one, or if its driver sets no stamps."""
+        topics = [channel.topic for channel in self._reader.connections if channel.msgtype in IMAGE_TYPES]
+        firsts = [next(iter(self._reader.messages([topic])), None) for topic in topics]
+        return min((stamp_ns(first[2]) for first in firsts if first is not None), default=0)
 
     def _frames(self, start_s: float) -> Iterator[RgbdFrame]:
         start = self._first_time + round(start_s * NANOSECONDS)

@@ -65,6 +65,13 @@ def has_images(path: Path) -> bool:
     return SKELETONS not in types or bool(types & IMAGE_TYPES)
 
 
+def has_depth(path: Path, config: RecordingConfig) -> bool:
+    """Return whether the images of a bag come with depth; raises as `BagRecording`."""
+    bag = _ImageTopics(path, config)
+    with bag:
+        return bag.topics.depth is not None
+
+
 class BagRecording(OpenBag):
     """Playback of a bag's color, depth and intrinsics.
 
@@ -209,6 +216,10 @@ class BagRecording(OpenBag):
         if topic is None or raw is None:
             raise InputError(f"bag '{self.path}' has no camera_info for {self.topics.color}: {INTRINSICS_REMEDY}")
         info: Any = STORE.deserialize_cdr(raw, INFO)
+        if not info.k[0]:  # a driver without a calibration publishes K of zeros
+            if self.config.hfov_deg:
+                return resolve_intrinsics(self.path, self.config, width, height)
+            raise InputError(f"{topic} is of an uncalibrated camera (fx is 0): {INTRINSICS_REMEDY}")
         if (info.width, info.height) != (width, height):
             raise InputError(
                 f"{topic} is for {info.width}×{info.height} images, but the color images are {width}×{height}; "
@@ -291,6 +302,15 @@ class BagRecording(OpenBag):
                 return None
             except ActrecError as error:
                 raise type(error)(f"bag '{self.path}': {error}") from error
+
+
+class _ImageTopics(BagRecording):
+    """The topics of a bag, without its images."""
+
+    def _prepare(self) -> None:
+        self._unstamped = False
+        with reading(self.path):
+            self.topics = find_topics(self.path, self._reader, self.config, self._encoding)
 
 
 class _Pairer:

@@ -20,6 +20,9 @@ BLEND_S, REST_S = 0.7, 3.0
 IDLE_S = (0.3, 1.5)
 """Shortest and longest time for which a person waits after a clip, in addition to the waiting that the clip shows."""
 
+_PERSON = ("subject", "actor", "person", "style")
+"""Metadata that names a person, the first one counts: of published sets, of one's own recordings, of Bandai-Namco."""
+
 _SWAY_M = 0.01
 _NEXT = 8  # the next clip is, of this many random ones, the one whose first pose is nearest to the last pose
 
@@ -50,9 +53,10 @@ def person_streams(
     """Return one recording for each person: clips in random order, also of unknown actions, with waiting in between.
 
     An action lasts as long as its clip's motion (`active_span`). People of several sets are distinguished by `set`.
+    Clips without a person are of one, and the unknown ones of another.
 
     Args:
-        known, unknown: Clips with metadata `subject`; unknown ones have label −1 or a class of their own.
+        known, unknown: Clips with metadata of `_PERSON`; unknown ones have label −1 or a class of their own.
         people: Number of people, at most; 0 for all.
         clips, minutes: Each recording ends after so many clips, or so long.
         names: Labels of clips of `unknown` by their names, for models that know these actions; others are `unknown`.
@@ -60,7 +64,9 @@ def person_streams(
     owned: dict[str, list[tuple[ClipDataset, int, str]]] = {}
     for part in (known, unknown):
         for index, (meta, label) in enumerate(zip(part.metas, part.labels, strict=True)):
-            person = "_".join(str(meta[key]) for key in ("set", "subject") if key in meta) or "person"
+            name = next((str(meta[key]) for key in _PERSON if meta.get(key)), "")
+            person = "_".join(filter(None, (str(meta.get("set", "")), name)))
+            person = person or ("person" if part is known else "others")
             owned.setdefault(person, []).append((part, index, known.classes[label] if part is known else UNKNOWN))
     rng = np.random.default_rng(seed)
     chosen = sorted(owned)

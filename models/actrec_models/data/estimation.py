@@ -122,6 +122,9 @@ class PrepareConfig:
         return frozenset({"depth"} if self.uses_images else {"depth", "color"})
 
 
+_SAME_TIME_S, _SAME_PLACE_M = 0.1, 0.6
+"""An estimated body is a labeled one if the medians of their joints are this near in time and place."""
+
 SIDES = ("left", "right")
 SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2), "motion": (25, 2)}
 """Shape of each stream for one body in one frame."""
@@ -169,11 +172,25 @@ class Estimation:
                 perception.close()
 
     def run(
-        self, name: str, label: int, frames: Iterable[RgbdFrame], known: Clip | None, offset: np.ndarray | None = None
+        self,
+        name: str,
+        label: int,
+        frames: Iterable[RgbdFrame],
+        known: Clip | None,
+        offset: np.ndarray | None = None,
+        *,
+        first: Iterable[RgbdFrame] = (),
+        person: Clip | None = None,
     ) -> Found:
         """Estimate the streams of the clip `name` from its camera frames.
 
-        `known` is the clip with bodies, None to estimate them; `offset` [3] m is `Source.camera_offset`, None for zero.
+        Args:
+            name, label: Of the clip.
+            frames: Its camera frames.
+            known: The clip with bodies, None to estimate them.
+            offset: [3] m, `Source.camera_offset`; None for zero.
+            first: The same frames again, to find gravity before bodies are estimated.
+            person: The clip whose first body is to be the first estimated one; None for the one longest in view.
 
         Raises:
             InputError: No body is found, or the frames have no color or depth or do not belong to the clip.
@@ -184,6 +201,8 @@ class Estimation:
         for perception in (self._body, self._hand, self._face):
             if perception is not None:
                 perception.forget_camera()  # each clip may be of another camera
+        if self._body is not None:
+            self._body.find_gravity(first)
         self._since = 0
         quality, limit = self.settings.image_quality, self.settings.flow_limit_m_s
         images = {key: ImageEncoder(key, quality, limit) for key in ("flow", "color")}
@@ -214,11 +233,12 @@ class Estimation:
         if "flow" in self.settings.estimate and not images["flow"]:
             raise InputError(f"clip '{name}' has no two frames near enough in time for scene flow")
         made = {key: value for key, value in images.items() if len(value)}
+        chosen = "" if person is None else _nearest_body(person, seen)
         up = _steady(known, seen)
         if up is None and self._body is not None:
             up = self._body.gravity.conclude()
         if known is None:
-            ids, seen = self._main(name, seen)
+            ids, seen = self._main(name, seen, chosen)
             known = _clip_of(name, label, ids, seen)
             return Found(known, self._points(known, ids, seen, up), made)
         points = self._points(known, [_id(m) for m in range(len(known.bodies))], seen, up)
@@ -258,10 +278,11 @@ class Estimation:
             for now in shown:
                 now.motion[body.body_id] = moved
 
-    def _main(self, name: str, seen: list[Seen]) -> tuple[list[str], list[Seen]]:
-        """Return the main bodies, and the frames from the first to the last detection of one."""
+    def _main(self, name: str, seen: list[Seen], first: str = "") -> tuple[list[str], list[Seen]]:
+        """Return the main bodies, `first` before the others, and the frames from the first to the last with one."""
         counts = Counter(body.body_id for now in seen for body in now.bodies)
-        longest = counts.most_common(self.settings.max_bodies)
+        order = sorted(counts.most_common(), key=lambda each: each[0] != first)
+        longest = order[: self.settings.max_bodies]
         ids = [body_id for body_id, count in longest if count >= self.settings.min_seen * len(seen)]
         if not ids:
             most = longest[0][1] if longest else 0
@@ -288,6 +309,24 @@ class Estimation:
             other = np.asarray(clip.streams["size"]).tolist()
             raise InputError(f"clip '{clip.name}' counts pixels in {other} px, but its frames are {size.tolist()} px")
         return {**made, "size": size, **({} if up is None else {"up": up})}
+
+
+def _nearest_body(person: Clip, seen: list[Seen]) -> str:
+    """Return the id of the estimated body that is nearest to the first body of a clip; raise InputError without one."""
+    apart: dict[str, list[float]] = {}
+    for now in seen:
+        t = int(nearest(person.stamps_ns, np.array([now.stamp_ns]))[0])
+        joints = person.bodies[0, t]
+        if abs(int(person.stamps_ns[t]) - now.stamp_ns) < _SAME_TIME_S * NANOSECONDS and np.isfinite(joints).any():
+            place = np.nanmedian(joints, axis=0)
+            for body in now.bodies:
+                distance = np.linalg.norm(np.nanmedian(body.positions, axis=0) - place)
+                apart.setdefault(body.body_id, []).append(float(distance))
+    found = {body_id: float(np.median(distances)) for body_id, distances in apart.items()}
+    best = min(found, key=lambda body_id: found[body_id], default="")
+    if not best or found[best] > _SAME_PLACE_M:
+        raise InputError(f"clip '{person.name}': no estimated body is where the labeled one is: leave out its body")
+    return best
 
 
 def _up_of(clip: Clip | None) -> np.ndarray | None:

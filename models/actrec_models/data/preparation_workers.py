@@ -81,9 +81,12 @@ def check(clip: Clip, layout: str) -> None:
 
 def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> Found:
     if estimation is not None:
-        known = None if "bodies" in settings.estimate else source.read(entry)
-        offset = None if known is None else source.camera_offset(entry)
-        return estimation.run(entry.name, entry.label, source.frames(entry), known, offset)
+        frames = source.frames(entry)
+        if "bodies" not in settings.estimate:
+            known = source.read(entry)
+            return estimation.run(entry.name, entry.label, frames, known, source.camera_offset(entry))
+        person = source.read(entry) if entry.meta.get("body") else None  # the recording shows others, too
+        return estimation.run(entry.name, entry.label, frames, None, first=source.frames(entry), person=person)
     if not settings.uses_images:  # do not open an unused, possibly damaged video
         entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
     clip = source.read(entry)

@@ -337,7 +337,9 @@ def read(path: Path, layout: str = CANONICAL) -> list[Clip]:
     return [Clip(str(name), int(label), stamps, bodies[None], {"up": up}) for name, label, stamps, bodies, up in rows]
 
 
-RENDERED = "rendered"
+RENDERED, ORIGIN = "rendered", "origin"
+"""The set of rendered clips, and the key of their metadata that names the set of the originals."""
+
 """Name of the set of rendered clips (`Sampling.balance_by`)."""
 
 
@@ -356,7 +358,8 @@ def add(clips: ClipDataset, files: str) -> ClipDataset:
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
     both.scene_flow = clips.scene_flow
     own = [entries[clip.name] for clip in more]
-    both.entries = [*entries.values(), *(replace(entry, meta={**entry.meta, "set": RENDERED}) for entry in own)]
+    metas = [{**entry.meta, "set": RENDERED, ORIGIN: entry.meta.get("set", "")} for entry in own]
+    both.entries = [*entries.values(), *(replace(entry, meta=meta) for entry, meta in zip(own, metas, strict=True))]
     return both
 
 

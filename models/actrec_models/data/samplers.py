@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from torch.utils.data import BatchSampler, Sampler
@@ -144,7 +145,11 @@ class Validation:
                 f"validation by '{self.by}': the clips have {', '.join(known) or 'no metadata'}; choose one of these, "
                 "or leave `by` empty"
             )
-        return [meta[self.by] for meta in metas]
+        return [cast("int | str", self.group(meta)) for meta in metas]
+
+    def group(self, meta: Mapping[str, int | str]) -> int | str | None:
+        """Return the group of a clip by its metadata, None without one; of a rendered clip its original's."""
+        return meta.get("origin") or meta.get(self.by) if self.by == "set" else meta.get(self.by)
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):

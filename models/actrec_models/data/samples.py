@@ -3,6 +3,7 @@
 Evaluation scores all windows of a recording, training samples from them.
 """
 
+import dataclasses
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -392,6 +393,20 @@ def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
     """Return the playback speed of varied stamps [frames] relative to the ones that evaluation takes."""
     span = float(recorded[-1] - recorded[0])
     return round(float(stamps[-1] - stamps[0]) / span, 6) if span > 0 else 1.0
+
+
+def unused_augmentation(specs: list[InputSpec], recipe: DataRecipe, made: Collection[str] | None = None) -> str:
+    """Return a warning about settings that vary bodies alone, for a network that takes more; empty without any."""
+    if not recipe.augment or set(features.streams(specs)) == {"bodies"}:
+        return ""
+    used = {"speed", *(("cut", "hold_s") if recipe.clips in ("live", "stretched") else ())}
+    used |= {"mirror"} if crops.may_mirror(_read(specs, made)) else set()
+    ours, default = recipe.check(), data_augmentation.Augmentation()
+    known = {field.name for field in dataclasses.fields(default)} - used
+    if not (changed := sorted(name for name in known if getattr(ours, name) != getattr(default, name))):
+        return ""
+    more = f"{recipe.model} takes more than bodies, which {', '.join(sorted(used))} varies"
+    return f"augmentation: {', '.join(changed)} does nothing: {more}"
 
 
 def check_streams(

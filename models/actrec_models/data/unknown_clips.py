@@ -122,8 +122,8 @@ def background(
         )
     validation = recipe.held_out()
     held = validation.split(clips, recipe.seed)[1] if validation.by else None
-    groups = {meta[validation.by] for meta in held.metas} if held is not None else set()
-    is_held = np.array([meta.get(validation.by) in groups for meta in own.metas])
+    groups = set(map(validation.group, held.metas)) if held is not None else set()
+    is_held = np.array([validation.group(meta) in groups for meta in own.metas])
     if is_held.all():
         raise ConfigError("all clips of the background are of held-out groups: hold out others, or set background to 0")
     return own.subset(np.flatnonzero(~is_held)), own.subset(np.flatnonzero(is_held))

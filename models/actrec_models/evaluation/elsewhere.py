@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import datasets
-from actrec.datasets.base import Entry, SourceDataset
+from actrec.datasets.base import Entry, Source, SourceDataset
 from actrec.datasets.everyday import FINAL_SETS, SETS, Everyday, class_of
 from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session, body_layout
@@ -145,12 +145,27 @@ def shared_clips(data_root: str, share: Share, options: Mapping[str, Any]) -> tu
     return SourceDataset(source, entries), np.array(truth)
 
 
+def _own_names(source: Source, share: Share) -> dict[str, str]:
+    """Return the set's own label of each clip, by its name in `everyday`, for models that know other actions."""
+    assert isinstance(source, Everyday)
+    merged = source.source(share.name)
+    return {f"{share.name}/{entry.name}": merged.classes[entry.label] for entry in merged.entries()}
+
+
+def known_truth(clips: SourceDataset, truth: np.ndarray, share: Share, published: Sequence[str]) -> np.ndarray:
+    """Return `truth` of `shared_clips` for a model that publishes these labels: also of actions outside `everyday`."""
+    own = _own_names(clips.source, share)
+    named = [own.get(name, "") for name in clips.names]
+    return np.array([n if t == UNKNOWN and n in published else t for n, t in zip(named, truth, strict=True)])
+
+
 def _measure(
     session: Session, share: Share, data_root: str, options: Mapping[str, Any], progress: bool
 ) -> dict[str, Any]:
     clips, truth = shared_clips(data_root, share, options)
     probabilities = session.softmax(scoring.score(session, clips, "live", progress=progress).logits)
     published = [class_of(session.package.provenance.dataset, label) for label in session.package.labels]
+    truth = known_truth(clips, truth, share, published)
     found = np.array(published)[probabilities.argmax(axis=1)]
     is_accepted = ~session.is_rejected(probabilities)
     is_known, is_right = np.isin(truth, published), found == truth
@@ -161,7 +176,8 @@ def _measure(
 
     others = is_accepted[~is_known]
     classes = {}
-    for name in sorted(set(truth[is_known]), key=Everyday.classes.index):
+    order = {name: place for place, name in enumerate(Everyday.classes)}  # others have the set's own names
+    for name in sorted(set(truth[is_known]), key=lambda name: (order.get(name, len(order)), name)):
         own = truth == name
         classes[str(name)] = [int(own.sum()), int((own & is_right).sum()), int((own & is_right & is_accepted).sum())]
     return {
@@ -199,8 +215,7 @@ def recordings(
         people, clips, minutes, seed: As for `person_streams`.
     """
     source = Everyday(data_root, **{**options, "sets": [share.name], "trim": False})
-    merged = source.source(share.name)
-    names = {f"{share.name}/{entry.name}": merged.classes[entry.label] for entry in merged.entries()}
+    names = _own_names(source, share)
     known, unknown = (
         SourceDataset(source, [entry for entry in entries if share.has(entry)])
         for entries in (source.entries(), source.unknown_entries())

@@ -364,6 +364,8 @@ def folds_per_model(requested: Sequence[int], target: Target, models: int) -> li
     known = target.source.folds
     if not known:
         raise ConfigError(f"dataset {target.dataset} is not divided into folds: omit --folds")
+    if target.split not in (target.source.fold_splits or (target.split,)):
+        raise ConfigError(f"split {target.split} of {target.dataset} is not divided into folds: omit --folds")
     if list(requested) == [0]:
         folds = datasets.folds(target.dataset, target.root, split=target.split, **target.options)
     else:

@@ -264,7 +264,7 @@ def _read(folder: Path, recipe: Recipe, tested: str) -> Repetition | None:
         logger.warning("%s is damaged: scoring again", path)
         return None
     own = json.loads(json.dumps(recipe.as_dict()))
-    if changed := [name for name, value in own.items() if before.get(name) != value]:
+    if changed := [name for name, value in own.items() if before.get(name) != value and name != "commands"]:
         raise ConfigError(f"{folder} holds a run with another {', '.join(changed)}: choose another --out, or --fresh")
     if scored != tested:
         logger.warning("%s is of another test part: scoring again", path)

@@ -275,8 +275,8 @@ def _readable(
         else:
             # Export and quantization score too, and have no such option.
             raise InputError(
-                f"{inputs}; repair it, exclude it from a store (`actrec prepare`), or have `actrec eval` count it as "
-                "wrong with --skip-unreadable"
+                f"{inputs}; repair it, exclude it from a store (`actrec prepare`), or have `actrec eval`, without "
+                "--elsewhere, count it as wrong with --skip-unreadable"
             )
 
 

@@ -236,7 +236,7 @@ def score(
     Args:
         known: Labels of the model.
     """
-    start_ns = int(stream.sequence.stamps_ns[0])
+    start_ns = stream.sequence.start_ns
     spelling = {normalize_name(label): label for label in known}
     named = ((spelling.get(normalize_name(each.label)), each) for each in stream.actions)
     actions = sorted((replace(each, label=label) for label, each in named if label), key=lambda each: each.start_s)
@@ -267,7 +267,7 @@ def _shows(action: LabeledClip, label: str, body_id: str, at_s: float) -> bool:
 
 
 def _end_s(action: LabeledClip, stream: ActionStream) -> float:
-    return min(action.end_s, stream.minutes * 60)
+    return min(action.end_s, (int(stream.sequence.stamps_ns[-1]) - stream.sequence.start_ns) / NANOSECONDS)
 
 
 def _add_labels(
@@ -278,7 +278,7 @@ def _add_labels(
     found: Sequence[LabeledClip],
 ) -> None:
     """Add the figures of the labels, each of which holds until the next label of its body."""
-    start_ns, end_ns = (int(stream.sequence.stamps_ns[index]) for index in (0, -1))
+    start_ns, end_ns = stream.sequence.start_ns, int(stream.sequence.stamps_ns[-1])
     by_body: dict[str, list[ActionPrediction]] = {}
     for label in labels:
         by_body.setdefault(label.body_id, []).append(label)

@@ -216,16 +216,15 @@ def _rejection_figures(
     chosen: rejection.CalibratedRejection, logits: np.ndarray, correct: np.ndarray, unknown: np.ndarray
 ) -> dict[str, Any]:
     """Return the card's figures on a rejection, of the test part's logits and other actions'."""
-    confidence, others = chosen.confidence(logits), chosen.confidence(unknown)
-    accepted = confidence >= chosen.threshold
+    confidence, accepted = chosen.confidence(logits), chosen.accepts(logits)
     figures = {
         "test_confidence": float(confidence.mean()),
         "test_ece": metrics.calibration_bins(confidence, correct).ece,
         "test_rejected": float((~accepted).mean()),
         "test_right_and_accepted": float((accepted & correct).mean()),
     }
-    if len(others):
-        figures |= {"unknown_rejected": float((others < chosen.threshold).mean()), "unknown_clips": len(others)}
+    if len(unknown):
+        figures |= {"unknown_rejected": float((~chosen.accepts(unknown)).mean()), "unknown_clips": len(unknown)}
     return figures
 
 

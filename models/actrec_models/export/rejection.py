@@ -37,11 +37,11 @@ class CalibratedRejection:
     """A threshold, and the parameters of the confidence that it applies to.
 
     Attributes:
-        threshold: Confidence, 0..1.
+        threshold: Confidence, 0..1; 0 for labels that are more probable than the background.
         background: Logit of "none of these".
         temperature: Divisor of logits and background.
-        known_kept: Share of the known actions' clips that reach the threshold.
-        unknown_rejected: Share of other actions' clips below the threshold.
+        known_kept: Share of the known actions' clips that are accepted.
+        unknown_rejected: Share of other actions' clips that are rejected.
     """
 
     threshold: float
@@ -59,6 +59,13 @@ class CalibratedRejection:
         """Return [N] the probability of the best class of logits [N, classes], with the background as another class."""
         return _ScaledLogits(logits, self.temperature).confidence(self.background)
 
+    def accepts(self, logits: np.ndarray) -> np.ndarray:
+        """Return [N] whether logits [N, classes] give a label, as `actrec.inference.session.Session` decides it."""
+        if not self.threshold:
+            accepted: np.ndarray = logits.max(axis=1) >= self.background
+            return accepted
+        return self.confidence(logits) >= self.threshold
+
     def for_package(self, calibrated_on: str) -> package.Rejection:
         """Return the rejection as a package stores it."""
         return package.Rejection(self.threshold, self.temperature, calibrated_on, self.background)
@@ -74,6 +81,11 @@ class _ScaledLogits:
     def confidence(self, background: float) -> np.ndarray:
         """Return [N] the probability of the best class beside a background logit, divided by the temperature too."""
         return np.exp(self._best - np.logaddexp(self._total, background / self.temperature))
+
+    def above(self, background: float) -> np.ndarray:
+        """Return [N] whether the best class is as probable as the background."""
+        above: np.ndarray = self._best >= background / self.temperature
+        return above
 
     def loss(self, labels: np.ndarray, background: float) -> float:
         """Return the mean negative log likelihood of the labels.
@@ -130,6 +142,8 @@ def _best_threshold(
     candidates = np.concatenate([[0.0], candidates[candidates <= HIGHEST]])
     kept = 1 - np.searchsorted(ours, candidates) / len(ours)
     rejected = np.searchsorted(others, candidates) / max(1, len(others))
+    kept[0] = known.above(background).mean()  # without a threshold, the background decides
+    rejected[0] = (~unknown.above(background)).sum() / max(1, len(others))
     # Between two of few values, a quantile rejects too many.
     allowed = kept >= least_kept
     best = int(np.argmax(np.where(allowed, kept + rejected, -1.0)))

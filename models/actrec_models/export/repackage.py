@@ -138,8 +138,12 @@ def choose_events(
     """
     folder = folders.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
+    if "evaluated_by" in base.provenance.figures:
+        raise PackageError(
+            f"{base.name} was taught and has no training part: set the recognizer's events.begin instead"
+        )
     if not base.provenance.settings:
-        raise PackageError(f"{base.name} does not store its training's recipe: export or teach it again")
+        raise PackageError(f"{base.name} does not store its training's recipe: export it again")
     recipe, session = config.build(Recipe, base.provenance.settings), inference.load(base.path, exporter.REFERENCE)
     streams.check_model(session)
     without = _load_left_out(left_out, base)

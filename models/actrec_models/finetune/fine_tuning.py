@@ -184,7 +184,7 @@ def _choose_rejection(validation: CrossValidation) -> tuple[CalibratedRejection,
     known, known_labels = np.concatenate([validation.logits, validation.varied]), np.tile(validation.labels, 2)
     unknown = validation.unknown
     chosen = rejection.choose(known, known_labels, _balance(unknown, validation.outliers))
-    rejected = float((chosen.confidence(unknown) < chosen.threshold).mean()) if len(unknown) else float("nan")
+    rejected = float((~chosen.accepts(unknown)).mean()) if len(unknown) else float("nan")
     return chosen, rejected
 
 
@@ -407,7 +407,7 @@ def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:
         )
     rejected = figures["unknown_rejected"]
     if not result.rejection.threshold:
-        lines.append("no threshold separates these actions from others: the package never publishes unknown")
+        lines.append(f"no threshold separates these actions from others: {result.rejection.note}")
     if not figures["unknown_clips"]:
         lines.append("no recording is labeled unknown: record other actions of the place with --label unknown")
     elif rejected is not None and rejected < _WEAK:

@@ -206,7 +206,7 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         seed=recipe.seed,
         epochs=run["epochs"],
         accuracy=0.0,
-        license=_dataset(recipe.dataset).license_of(recipe.dataset_options),
+        license=_license(recipe, run),
         recipe=tuple(recipe.commands),
         commit=run.get("commit", commit()),
         created=now(),
@@ -221,6 +221,17 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         frame_rates=tuple(run.get("frame_rates", ())),
         scene_flow=run.get("scene_flow", {}),
     )
+
+
+def _license(recipe: Recipe, run: Mapping[str, Any]) -> str:
+    """Return the licenses of all data that trained a network, and its initial weights."""
+    initial = [(each["dataset"], each["options"]) for each in run.get(INITIAL_TRAININGS, ())]
+    found = [
+        _dataset(name).license_of(options) for name, options in ((recipe.dataset, recipe.dataset_options), *initial)
+    ]
+    if run.get("init") and not initial:
+        found.append("the license of the initial weights")
+    return "; ".join(dict.fromkeys(found))
 
 
 def describe_package(

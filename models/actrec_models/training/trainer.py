@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from actrec import features
+from actrec import datasets, features
 from actrec.datasets.base import ClipDataset
 from actrec.features import rates, stamps
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -26,7 +26,7 @@ from actrec_models.data import rendered_skeletons, unknown_clips
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.batches import BatchFeatures, BatchSamples, collate, has_voxels, uncovered
 from actrec_models.data.samplers import EpochBatchSampler, rank_batches
-from actrec_models.data.samples import Samples, check_streams, warn_missing_streams
+from actrec_models.data.samples import Samples, check_streams, unused_augmentation, warn_missing_streams
 from actrec_models.networks import create
 from actrec_models.training import checkpoints, initial_weights, provenance
 from actrec_models.training.callbacks import (
@@ -190,10 +190,15 @@ class TrainingRun:
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint, self.recordings = fingerprint(whole, background), whole.identities()
         self.background = background
+        self.initial_trainings: tuple[
+            dict[str, Any], ...
+        ] = ()  # trainings of the initial weights, and on others' clips
         if background is not None:
             self.recordings += background.identities()
+            if not any(background.metas):  # of the unknown_dataset, not labeled unknown in the recipe's own
+                split = datasets.DATASETS.get(recipe.unknown_dataset).splits[0]
+                self.initial_trainings += (provenance.training(recipe.unknown_dataset, split, recipe.unknown_options),)
         self.frame_rates, self.scene_flow = whole.frame_rates(), whole.scene_flow
-        self.initial_trainings: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
         self.validation = recipe.components().validation
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds, self.trained = 0.0, 0  # seconds and epochs of earlier stages
@@ -209,13 +214,17 @@ class TrainingRun:
 
     def module(self, recipe: Recipe) -> RecognitionModule:
         """Return the recipe's network; raise ConfigError if the dataset or outliers do not fit it."""
-        module = RecognitionModule(recipe.as_dict(), list(self.clips.classes))
+        module, unused_fields = RecognitionModule(recipe.as_dict(), list(self.clips.classes)), set[str]()
         for stage in recipe.plan():
             if not stage.model:
                 if stage.name in module.network.stages:
                     module.network.stage(stage.name)
                 made = [spec.name for spec in module.network.stage_input_specs]
-                check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage), made, self.background)
+                specs, chosen = module.network.input_specs, recipe.for_stage(stage)
+                check_streams(self.clips, specs, chosen, made, self.background)
+                unused_fields.add(unused_augmentation(specs, chosen, made))
+        for line in filter(None, unused_fields):
+            logger.warning("%s", line)
         if module.network.stages:
             module.network.stage("")
         warn_missing_streams(self.clips, module.network.input_specs, recipe)
@@ -232,7 +241,7 @@ class TrainingRun:
             network = create(recipe.model, num_classes=len(self.clips.classes), **recipe.network_options())
         specs, median = network.input_specs, self.frame_rates[len(self.frame_rates) // 2] if self.frame_rates else 0.0
         fitted = rates.fit_window(specs, recipe.window(network), median)
-        if recipe.window_s is None and recipe.clips != "stretched" and fitted != network.window:
+        if recipe.window_s is None and recipe.clips != "stretched" and fitted != recipe.window(network):
             logger.info("%s takes images at the recordings' %g Hz: window_s %g", recipe.model, median, fitted.seconds)
             recipe = dataclasses.replace(recipe, window_s=fitted.seconds)
         elif slow := rates.describe_rate(specs, recipe.window(network), median):

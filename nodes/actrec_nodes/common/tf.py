@@ -34,13 +34,21 @@ class TfPoses:
         self._unknown: Any = tf2_ros.TransformException
         self._newest_ns = 0
 
-    def pose(self, fixed: str, frame: str, stamp_ns: int, wait_s: float) -> np.ndarray:
-        """Return [4, 4] `frame` → `fixed`; raise DeviceError with TF's message if it is not known within `wait_s`."""
-        wait = Duration(seconds=wait_s)
+    def follow(self, stamp_ns: int) -> None:
+        """Notice a recording that loops by a frame's stamp: the buffer would reject the older transforms."""
         if 0 < stamp_ns < self._newest_ns - JUMP_NS:
-            self._buffer.clear()  # a recording that loops: the buffer would reject the older transforms
+            self._buffer.clear()
             self._newest_ns = 0
         self._newest_ns = max(stamp_ns, self._newest_ns)
+
+    def pose(self, fixed: str, frame: str, stamp_ns: int, wait_s: float, follows: bool = True) -> np.ndarray:
+        """Return [4, 4] `frame` → `fixed`; raise DeviceError with TF's message if it is not known within `wait_s`.
+
+        With `follows`, the stamp is of the newest frame (see `follow`), else it may lie in the past.
+        """
+        wait = Duration(seconds=wait_s)
+        if follows:
+            self.follow(stamp_ns)
         if stamp_ns < 0:
             raise DeviceError(
                 f"the stamp {stamp_ns / 1e9:.3f} s of frame '{frame}' is negative, which TF does not know"

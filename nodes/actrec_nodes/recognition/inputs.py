@@ -88,6 +88,7 @@ class RecognizerInputs:
         self._published_ns = 0
         self._heard_ns = self.advanced_ns = elapsed_ns()
         self._subscriptions: dict[str, Renewed] = {}
+        self._profiles: dict[str, Any] = {}
         self._opened: dict[str, float] = {}
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
@@ -103,16 +104,19 @@ class RecognizerInputs:
         wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
         if self._recognizer.needs_image_size:
             wanted[topics.COLOR_INFO] = (CameraInfo, self._on_color_info, topics.INFO_SUBSCRIBER)
-        for name in [name for name in self._subscriptions if name not in wanted]:
-            self._subscriptions.pop(name).close()
+        for name in list(self._subscriptions):
+            if name not in wanted or wanted[name][2] is not self._profiles[name]:  # tracked hands need a longer queue
+                self._subscriptions.pop(name).close()
         for name, (kind, callback, profile) in wanted.items():
             if name not in self._subscriptions:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
+                self._profiles[name] = profile
                 self._subscriptions[name] = self._subscribe(name, kind, callback, profile)
         self.unleveled, self._leveled_ns = "", None
         topic, kind = self.tracked
         if self._liveliness is None or self._liveliness.topic != topic:
+            self.newest = None  # stamps of another stream tell nothing
             self._close_liveliness()
             self._liveliness = Liveliness(self._node, kind, topic, 1.5 * topics.LEASE_S, self._on_liveliness)
 

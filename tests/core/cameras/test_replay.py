@@ -1,5 +1,6 @@
 """The replay driver: pace, seek, loops, stamps, errors."""
 
+import dataclasses
 import threading
 import time
 from itertools import pairwise
@@ -46,6 +47,23 @@ def test_replay_frames_returned_as_recorded(person_bag, person_frames):
         np.testing.assert_array_equal(before.color, after.color)
         np.testing.assert_array_equal(before.depth, after.depth)
         assert before.stamp_ns == after.stamp_ns
+
+
+@pytest.mark.parametrize("kind", ["bag", "folder"])
+def test_replay_knows_without_opening_whether_frames_have_depth(tmp_path, person_frames, kind):
+    """Without depth, the graph does not wait for it (`use_depth`)."""
+    for name in ("with", "without"):
+        if kind == "bag":
+            with BagWriter(tmp_path / name) as writer:
+                for frame in person_frames[:2]:
+                    writer.write_frame(frame if name == "with" else dataclasses.replace(frame, depth=None))
+        else:
+            (tmp_path / name).mkdir()
+            for file in ["1.png", *(["1_depth.png"] if name == "with" else [])]:
+                (tmp_path / name / file).touch()
+    assert [ReplayCamera(path=str(tmp_path / name)).has_depth for name in ("with", "without")] == [True, False]
+    assert not ReplayCamera(path=str(tmp_path / "with"), depth_topic="none").has_depth
+    assert ReplayCamera(path=str(tmp_path / "absent")).has_depth, "`open` reports it"
 
 
 def test_replay_read_after_end_raises_again(person_bag):

@@ -16,6 +16,7 @@ from actrec import cameras
 from actrec.cameras.mounting import open_mounted
 from actrec.cameras.webcam import WebcamCamera
 from actrec.cli import main
+from actrec.perception import recorded_joints
 from actrec.perception.recorded_joints import camera_observations
 from actrec.recordings import open_recording
 from actrec.recordings.rosbag.bag_writer import BagWriter
@@ -230,3 +231,77 @@ def test_record_and_annotate_use_the_mount_of_the_camera(data_root, tmp_path, mo
         np.testing.assert_allclose(observed.up, expected, atol=1e-6)
     with pytest.raises(ConfigError, match="mount is 'askew'"), open_mounted("webcam", {**options, "mount": "askew"}):
         pass
+
+
+def test_record_loads_its_networks_before_the_first_frame_counts(monkeypatch) -> None:
+    """Else a countdown would run while they are loaded, and the person has not even stood up."""
+    monkeypatch.setattr(cv2, "VideoCapture", Device)
+    loaded, load = [], recorded_joints.BodyPerception.__init__
+
+    def slowly(self, *args, **options):
+        load(self, *args, **options)
+        loaded.append(time.time_ns())
+
+    monkeypatch.setattr(recorded_joints.BodyPerception, "__init__", slowly)
+    with camera_observations("webcam", {"source": "0"}, False) as read:
+        first = read(5.0)
+    assert len(loaded) == 1 and first.stamp_ns > loaded[0]
+
+
+class Device:
+    """Capture of a V4L2 device: it changes its size once both sides are set, and has 10 Hz and YUYV alone."""
+
+    def __init__(self, *_: object):
+        self.size, self.asked = [640, 480], [0, 0]
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, key: int) -> float:
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        if key in sides:
+            return float(self.size[sides.index(key)])
+        return {cv2.CAP_PROP_FPS: 10.0, cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV"))}.get(key, 0.0)
+
+    def set(self, key: int, value: float) -> bool:
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        if key in sides:
+            self.asked[sides.index(key)] = int(value)
+            if all(self.asked):
+                self.size = [1280, 720] if self.asked[0] == 1280 or self.asked[1] == 720 else self.asked
+            return True
+        return False
+
+    def grab(self) -> bool:
+        time.sleep(0.01)
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return self.read()
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((self.size[1], self.size[0], 3), np.uint8)
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("option", [{"width": 1280}, {"height": 720}])
+def test_webcam_one_side_of_the_size_suffices(monkeypatch, caplog, option) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Device)
+    with WebcamCamera(source="0", **option) as camera:
+        assert (camera.intrinsics.width, camera.intrinsics.height) == (1280, 720)
+    assert "has no images of" not in caplog.text
+
+
+def test_webcam_names_rate_and_format_that_the_device_does_not_take(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Device)
+    with WebcamCamera(source="0", fps=30.0):
+        pass
+    assert "sends 10 images a second instead of 30; cameras on USB 2 often need fourcc=MJPG" in caplog.text
+    with WebcamCamera(source="0", fourcc="MJPG"):
+        pass
+    assert "sends YUYV instead of MJPG" in caplog.text
+    with WebcamCamera(source="rtsp://camera/stream", fps=5.0):
+        pass
+    assert "comes at its own rate: fps and fourcc are of devices" in caplog.text

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -16,10 +17,11 @@ import pytest
 
 from actrec.cameras import webcam
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.cli import main
+from actrec.cli import main, to_width
 from actrec.recognition.offline import OfflineRecognizer
 from actrec.recordings.video import VideoWriter
-from actrec.utils.errors import EndOfStream
+from actrec.utils import folders
+from actrec.utils.errors import DeviceError, EndOfStream
 from tests.documents import blocks, tutorial
 from tests.example_scene import FLOW, WINDOW
 from tests.tiny_model import write_any
@@ -285,3 +287,73 @@ def test_label_needs_no_ros(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["frames"] == len(TICKS)
+
+
+@pytest.fixture
+def some_images(tmp_path):
+    """A folder of six images without people, the last of which is half copied."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(6):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((48, 64, 3), 90, np.uint8))
+    return folder
+
+
+def test_label_keeps_the_results_until_an_error(some_images, tmp_path, capsys) -> None:
+    last = some_images / "5.png"
+    last.write_bytes(last.read_bytes()[:40])
+    files = ["--csv", str(tmp_path / "e.csv"), "--windows", str(tmp_path / "w.csv"), "--recording", "hfov_deg=60"]
+    assert main(["label", str(some_images), *files]) == 1
+    said = capsys.readouterr()
+    assert "in 5 frames" in said.out and (tmp_path / "e.csv").is_file() and (tmp_path / "w.csv").is_file()
+    assert "5.png' cannot be decoded" in said.err and "ended at 0.1 of 0.2 s: the results are of this part" in said.err
+
+
+def test_label_interrupted_says_so(some_images, tmp_path, capsys, monkeypatch) -> None:
+    process, calls = OfflineRecognizer.process, []
+
+    def interrupted(self, frame):
+        calls.append(frame)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return process(self, frame)
+
+    monkeypatch.setattr(OfflineRecognizer, "process", interrupted)
+    assert (
+        main(["label", str(some_images), "--csv", str(tmp_path / "e.csv"), "--recording", "hfov_deg=60", "--json"])
+        == 130
+    )
+    said = capsys.readouterr()
+    assert json.loads(said.out)["interrupted"] and "interrupted at 0.1 of 0.2 s" in said.err
+    assert (tmp_path / "e.csv").is_file()
+
+
+def test_label_table_that_cannot_be_written_loses_no_other(some_images, tmp_path, capsys, monkeypatch) -> None:
+    write = folders.write_file
+
+    def full(path, *rest):
+        if path.name == "e.csv":
+            raise DeviceError("cannot write 'e.csv' (No space left on device): name another file")
+        write(path, *rest)
+
+    monkeypatch.setattr(folders, "write_file", full)
+    files = ["--csv", str(tmp_path / "e.csv"), "--windows", str(tmp_path / "w.csv"), "--recording", "hfov_deg=60"]
+    assert main(["label", str(some_images), *files]) == 1
+    assert "No space left" in capsys.readouterr().err and (tmp_path / "w.csv").is_file()
+
+
+def test_label_video_of_a_camcorder(tmp_path, capsys) -> None:
+    path = tmp_path / "00001.MTS"
+    with av.open(str(path), "w", format="mpegts") as file:
+        stream = file.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(50):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")))
+        file.mux(stream.encode())
+    assert main(["label", str(path), "--recording", "hfov_deg=60"]) == 0
+    assert "in 50 frames" in capsys.readouterr().out
+
+
+def test_status_lines_fit_the_terminal(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [len(to_width(text)) for text in ("short", "long" * 50)] == [79, 79]

@@ -89,19 +89,20 @@ BONES = [
 
 
 def bvh_text(xyz: np.ndarray, names: list[str], scale: float = 100.0, fps: float = 30.0) -> str:
-    """Return a BVH file whose joints have positions, like Bandai-Namco's, and no rotation."""
+    """Return a BVH file whose joints have positions, like Bandai-Namco's, no rotation, and the first pose at rest."""
+    local = (xyz - np.where(np.arange(21)[:, None] == 0, 0, xyz[:, BVH_21.parents])) * scale
 
     def joint(v: int) -> str:
         children = [c for c, p in enumerate(BVH_21.parents) if p == v and c != v]
         inner = "".join(joint(c) for c in children) or "End Site\n{\nOFFSET 0 0 0\n}\n"
         channels = "CHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation\n"
-        return f"JOINT {names[v]}\n{{\nOFFSET 1 2 3\n{channels}{inner}}}\n"
+        x, y, z = local[0, v]
+        return f"JOINT {names[v]}\n{{\nOFFSET {x:.6f} {y:.6f} {z:.6f}\n{channels}{inner}}}\n"
 
     def order(v: int) -> list[int]:
         return [v, *(u for c, p in enumerate(BVH_21.parents) if p == v and c != v for u in order(c))]
 
     root = "HIERARCHY\nROOT joint_Root\n{\nOFFSET 0 0 0\nCHANNELS 3 Xposition Yposition Zposition\n"
-    local = (xyz - np.where(np.arange(21)[:, None] == 0, 0, xyz[:, BVH_21.parents])) * scale
     rows = ["0 0 0 " + " ".join(f"{x:.6f} {y:.6f} {z:.6f} 0 0 0" for x, y, z in frame[order(0)]) for frame in local]
     return f"{root}{joint(0)}}}\nMOTION\nFrames: {len(xyz)}\nFrame Time: {1 / fps:.9f}\n" + "\n".join(rows) + "\n"
 

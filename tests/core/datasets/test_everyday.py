@@ -9,7 +9,7 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.base import Clip, LazyStreams
-from actrec.datasets.everyday import FINAL_SETS, SETS, vocabulary
+from actrec.datasets.everyday import FINAL_SETS, SETS, Everyday, vocabulary
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from tests.core.datasets.motion_files import FOLDERS
 
@@ -178,6 +178,18 @@ def test_cut_clip_has_the_images_of_its_frames():
         assert cut.bodies[0, :, 0, 0].tolist() == cut.streams["pixels"][0, :, 0, 0].tolist() == [3, 4]
         assert cut.streams["up"].tolist() == [0, -1, 0]
         assert cut.at_stamps(np.array([40]))["color"][0, 0, 0, 0] == 4
+
+
+def test_everyday_who_tests_depends_on_no_option(data_root):
+    """Else a person of the training would be tested as a new one."""
+    parts = [
+        {
+            e.name: e.meta["person"]
+            for e in Everyday(data_root, sets=["kinder_gator"], people=people, trim=False).entries()
+        }
+        for people in ("all", "adults")
+    ]
+    assert parts[1] and parts[1].items() < parts[0].items()
 
 
 def test_everyday_performances_only_train(root):

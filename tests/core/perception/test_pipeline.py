@@ -176,6 +176,24 @@ def test_hand_and_face_perception_known_body_returns_hands_and_face(standing):
         part.close()
 
 
+def test_hand_and_face_perception_of_a_turned_camera_have_its_pixels_from_the_first_frame(standing):
+    """As the upright image's, turned with it; `prepare` and single images have no later frame."""
+    turned = gravity.turn_frame(dataclasses.replace(standing[0], up=np.array(gravity.LEVEL)), 1)
+    body = BodyPerception(min_hits=1)
+    bodies = body.process(standing[0])
+    others = [gravity.turn_joints(each, standing[0].intrinsics, 1) for each in bodies]
+    for make in (HandPerception, FacePerception):
+        upright, rolled = make(), make()
+        expected, found = upright.process(standing[0], bodies), rolled.process(turned, others)
+        assert len(found) == len(expected) > 0
+        for ours, theirs in zip(found, expected, strict=True):
+            wanted = gravity.turn_joints(theirs, standing[0].intrinsics, 1)
+            np.testing.assert_allclose(ours.pixels, wanted.pixels, atol=1.0)
+        upright.close()
+        rolled.close()
+    body.close()
+
+
 def test_hand_and_face_perception_body_in_other_layout_converted(standing):
     body, hand, face = BodyPerception(), HandPerception(), FacePerception()
     (seen,) = body._estimator.estimate(standing[0])

@@ -27,14 +27,18 @@ def ns(seconds: float) -> int:
 
 
 def run(
-    *spans: tuple[float, list[float]], rate_hz: float = 10.0, joints: np.ndarray = JOINTS, **settings: float
+    *spans: tuple[float, list[float]],
+    rate_hz: float = 10.0,
+    joints: np.ndarray = JOINTS,
+    start_s: float = 0.0,
+    **settings: float,
 ) -> list[ActionEvent]:
     """Return the events of a body with these probabilities, each for some seconds, after its window is full."""
     detector = EventDetector(PACKAGE, EventConfig(**settings))
     events, frame = [], 0
     for seconds, probabilities in spans:
         for _ in range(round(seconds * rate_hz)):
-            events += detector.update("body_1", ns(frame / rate_hz), np.array(probabilities), joints, 2.0)
+            events += detector.update("body_1", ns(start_s + frame / rate_hz), np.array(probabilities), joints, 2.0)
             frame += 1
     return events
 
@@ -51,6 +55,14 @@ def test_update_action_begins_and_ends_once() -> None:
     assert ended.start_ns == began.start_ns and 3.0 <= ended.end_ns / NANOSECONDS <= 3.4
     assert ended.confidence == pytest.approx(0.9, abs=0.02) and ended.confidence >= began.confidence
     assert began.position == pytest.approx((0.5, np.median(JOINTS[:, 1]), 2.0), abs=1e-6)
+
+
+def test_update_stamps_may_be_negative() -> None:
+    """Recordings may count from the moment of interest, and drivers from their own start."""
+    spans = (1, NONE), (2, LEFT), (1, RIGHT), (2, NONE)
+    expected, found = run(*spans), run(*spans, start_s=-100.0)
+    assert kinds(found) == kinds(expected) != []
+    assert [event.start_ns - ns(-100) for event in found] == [event.start_ns for event in expected]
 
 
 def test_update_interrupted_action_stays_one_event() -> None:

@@ -80,3 +80,11 @@ def test_demo_performs_actions_of_the_default_model(root: Path) -> None:
     performed = {routine.segment(second).label.replace("_", " ") for second in range(60)} - {"idle"}
     assert len(performed) == 10
     assert performed <= set(zoo.find("joint_tcn_everyday").labels)
+
+
+def test_labels_of_bodies_that_have_left_are_forgotten() -> None:
+    truth = GroundTruth()
+    truth.add_action(0, "actor_1", "wave")
+    for number in range(2000):
+        truth.add_label(number, f"body_{number}", "wave")
+    assert len(truth._labels) == 1000

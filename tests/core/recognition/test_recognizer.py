@@ -360,6 +360,25 @@ def test_predict_track_that_ends_meanwhile_begins_no_event(
     with before_each_run(monkeypatch, session, lambda: recognizer.add_skeletons(stamp(-100), [body(-1.0)])):
         (label,) = recognizer.predict()
     assert (label.label, label.top_labels[0]) == ("unknown" if labels == "events" else "right", "right")
+    recognizer.predict()
+    later = [each for frame in range(-99, -80) for each in update(recognizer, stamp(frame), [body(-1.0)])]
+    assert all(each.duration_s >= 0 for each in later), "the new track knows nothing of the old one's label"
+
+
+def test_predict_events_that_are_ended_meanwhile_do_not_begin_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node stops, or frames are missed, while the network runs: nothing would end the new event."""
+    at_once = {"smoothing_s": 0.0, "begin_s": 0.0}
+    recognizer = EachFrame(session, labels="events", events=at_once)
+    feed(recognizer, range(40), body(1.0))
+    assert [event.kind for event in recognizer.events()] == ["began"]
+    recognizer.add_skeletons(stamp(40), [body(1.0)])
+    with before_each_run(monkeypatch, session, recognizer.end_events):
+        (label,) = recognizer.predict()
+    assert [event.kind for event in recognizer.events()] == ["ended"] and label.label == "unknown"
+    feed(recognizer, range(41, 43), body(1.0))
+    assert [event.kind for event in recognizer.events()] == ["began"]
 
 
 def test_predict_model_replaced_meanwhile_keeps_its_kind_of_label(

@@ -422,6 +422,16 @@ def test_set_session_body_model_after_hand_model(tmp_path: Path, scene: Scene) -
     assert any(label.body_id == "body_1" and label.top_labels for label in labels)
 
 
+def test_set_session_hand_model_takes_hands_that_lag_behind_the_skeletons(tmp_path: Path, scene: Scene) -> None:
+    recognizer = make(inference.load(write_tiny(tmp_path / "tiny")))
+    for t in range(4):
+        update(recognizer, stamp(t), scene.bodies(t))
+    recognizer.set_session(load(tmp_path, InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW)))
+    for t in range(2, 5):
+        update(recognizer, stamp(t), scene.hands(t))
+    assert (recognizer.counts.restarts, recognizer.counts.duplicates) == (0, 0)
+
+
 def test_set_session_hand_model_of_other_layout_predicts_both_hands(tmp_path: Path, scene: Scene) -> None:
     first, second = (
         load(tmp_path / layout, InputSpec("body", "body", layout, (1, 3, FRAMES, int(layout[-2:])), "m", RAW))

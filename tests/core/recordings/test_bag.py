@@ -2,6 +2,7 @@
 
 import sqlite3
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -153,6 +154,38 @@ def test_bag_recording_without_camera_info_needs_option(tmp_path, bag):
         assert (recording.intrinsics.fx, recording.intrinsics.cy, recording.intrinsics.width) == (50, 23.5, W)
     with open_recording(tmp_path / "b", RecordingConfig(hfov_deg=90.0)) as recording:
         assert recording.intrinsics.fx == pytest.approx(W / 2)
+
+
+def test_bag_recording_of_a_driver_without_calibration_plays_by_its_field_of_view(tmp_path, bag):
+    """Such a driver publishes camera_info with K of zeros, as usb_cam does."""
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, 0, 0, k=[0.0] * 9)
+        b.image(COLOR, START, RGB, "rgb8")
+    with pytest.raises(
+        InputError, match="uncalibrated camera .fx is 0.: give option intrinsics=.* or state .*hfov_deg"
+    ):
+        open_recording(tmp_path / "b")
+    with open_recording(tmp_path / "b", RecordingConfig(hfov_deg=90.0)) as recording:
+        assert recording.intrinsics.fx == pytest.approx(W / 2)
+
+
+def pixel(lens: Any, point: Sequence[float]) -> np.ndarray:
+    """Return the pixel [2] of a point, by OpenCV."""
+    zero, d = np.zeros(3), np.array(lens.distortion)
+    pixels: np.ndarray = cv2.projectPoints(np.array([point]), zero, zero, lens.matrix, d)[0]
+    return pixels[0, 0]
+
+
+def test_bag_recording_mirrored_is_flipped_back(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(DEPTH, START, MILLIMETERS, "16UC1")
+        b.image(COLOR, START, RGB, "rgb8")
+    ((plain,), (flipped,)) = (frames_of(tmp_path / "b", mirror=mirror) for mirror in ("auto", "yes"))
+    np.testing.assert_array_equal(flipped.color, plain.color[:, ::-1])
+    np.testing.assert_array_equal(flipped.depth, plain.depth[:, ::-1])
+    u, v = pixel(plain.intrinsics, (0.3, 0.2, 2.0))
+    np.testing.assert_allclose(pixel(flipped.intrinsics, (-0.3, 0.2, 2.0)), [W - 1 - u, v])
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,33 @@ def test_folder_recording_skipped_color_keeps_numbering_of_stamps(tmp_path):
     assert [frame.stamp_ns // 100_000_000 for frame in frames] == [0, 1, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "places", "missing"),
+    [((0, 1, 2, 5), (0, 1, 2, 5), 2), ((10, 20, 30), (0, 1, 2), 0), ((0, 2, 8), (0, 1, 4), 2), ((7,), (0,), 0)],
+)
+def test_folder_recording_missing_numbers_count_in_the_stamps(tmp_path, caplog, numbers, places, missing):
+    folder = small_folder(tmp_path, [(f"{number:04d}.png", "") for number in numbers])
+    frames = frames_of(folder, hfov_deg=60.0, fps=10)
+    assert [frame.stamp_ns // 100_000_000 for frame in frames] == [*places]
+    assert (f"{missing} numbers between the images are missing" in caplog.text) == bool(missing)
+
+
+def test_folder_recording_mirrored_is_flipped_back(tmp_path):
+    small_folder(tmp_path, [("1.png", "1_depth.png")])
+    image, depth = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.uint16)
+    image[5, 3], depth[5, 3] = 255, 2000
+    cv2.imwrite(str(tmp_path / "1.png"), image)
+    cv2.imwrite(str(tmp_path / "1_depth.png"), depth)
+    options = RecordingConfig(intrinsics="30,31,15,11", depth_scale=0.001, mirror="yes")
+    with open_recording(tmp_path, options) as recording:
+        (frame,) = recording.frames()
+        assert recording.intrinsics == frame.intrinsics
+    frame.check()
+    assert frame.color is not None and frame.depth is not None
+    assert frame.color[5, 28].tolist() == [255] * 3 and frame.depth[5, 28] == pytest.approx(2.0)
+    assert np.isfinite(frame.depth).sum() == 1 and frame.intrinsics.cx == 16
+
+
 def test_folder_recording_color_only_and_mixed_sizes(tmp_path, caplog):
     frames = frames_of(small_folder(tmp_path / "c", [("img_1.png", ""), ("img_2.png", "")]), hfov_deg=60.0)
     assert [frame.depth for frame in frames] == [None, None] and "has no depth" in caplog.text

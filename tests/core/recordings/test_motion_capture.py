@@ -69,6 +69,30 @@ def test_read_bvh_any_names_and_unit_faces_the_camera(tmp_path, program, scale):
     assert {j.split("_")[0] for j in np.array(KINECT_V2_25.joints)[missing]} == {"hand", "thumb"}
 
 
+@pytest.mark.parametrize(
+    ("axes", "signs", "said"),
+    [
+        ((0, 2, 1), (1, -1, 1), "[0, 0, 1]"),
+        ((0, 1, 2), (1, -1, -1), "[0, -1, 0]"),
+        ((1, 0, 2), (1, -1, 1), "[1, 0, 0]"),
+    ],
+    ids=["z up", "y down", "x up"],
+)
+def test_read_bvh_other_axes_are_turned_upright(tmp_path, caplog, axes, signs, said):
+    (tmp_path / "a.bvh").write_text(bvh_text(standing()[..., list(axes)] * signs, BANDAI))
+    check_standing(read_bvh(tmp_path / "a.bvh"))
+    assert f"people stand along {said}, which is taken as up instead of y" in caplog.text
+
+
+def test_read_bvh_actor_who_lies_stays(tmp_path, caplog):
+    """The hierarchy's offsets stand along y, and all frames lie along z."""
+    head = bvh_text(standing(), BANDAI).partition("MOTION")[0]
+    lying = bvh_text(standing()[..., [0, 2, 1]] * [1, -1, 1], BANDAI).partition("MOTION")[2]
+    (tmp_path / "a.bvh").write_text(f"{head}MOTION{lying}")
+    body = read_bvh(tmp_path / "a.bvh").bodies[0, 0]
+    assert np.ptp(body[[J["head"], J["spine_base"]], 1]) < 0.1 and not caplog.text
+
+
 def test_read_bvh_joint_named_by_separators_alone_is_skipped(tmp_path):
     names = [name if name != "Head" else "mixamorig:" for name in BANDAI]
     (tmp_path / "a.bvh").write_text(bvh_text(standing(1), names))

@@ -192,7 +192,9 @@ def test_read_kinect_csv_capture_returns_joints_and_stamps(data_root):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("1,2,3", "line 1 has 3 values"),
+        ("1,2,3", "not a Kinect v2 capture, whose lines have 101 numbers: .* save other joints as .npz"),
+        (f"time,{','.join(['x'] * 100)}\n5,{JOINTS}", "save other joints as .npz"),
+        (f"5,{JOINTS}\n6,1,2", "line 2 has 3 values, expected 101; remove or complete it"),
         (",".join(["x"] * 101), "not a Kinect"),
         (f"{10**20},{JOINTS}", "not a Kinect"),  # two times without a comma between them
         (f"{10**17},{JOINTS}", "line 1: time 1000+ "),

@@ -5,6 +5,7 @@ import pytest
 
 from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import RecordingConfig, open_recording, skeleton_npz
+from actrec.recordings.labels import own_labels
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.recordings.skeleton_npz import read_skeleton_npz
 from actrec.skeleton.layouts import HANDS, KINECT_V2_25, LAYOUTS, NITE_15, TABLES, convert
@@ -255,3 +256,13 @@ def test_read_arrays_beyond_the_limit_raises_before_they_are_unpacked(tmp_path, 
             read_skeleton_npz(path)
     with pytest.raises(InputError, match="holds 2 MB of arrays, at most 1 MB"):
         load_npz(packed, ("fps",), 1 << 20)
+
+
+def test_own_labels_are_of_no_file_in_a_recording_of_images(tmp_path, write, person):
+    """`actrec simulate` writes the actor's joints beside its images, with arrays of its own."""
+    (tmp_path / "wave").mkdir()
+    (tmp_path / "wave/0.png").touch()
+    np.savez(tmp_path / "wave/joints.npz", positions=person, pixels=person[..., :2])
+    (tmp_path / "files").mkdir()
+    (write(positions=person)).rename(tmp_path / "files/one.npz")
+    assert list(own_labels(tmp_path)) == ["files/one.npz"]

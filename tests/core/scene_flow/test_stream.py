@@ -6,6 +6,7 @@ import pytest
 from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, flow_image, resize
 from actrec.types import EQUIDISTANT, Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError
 
 
 class Still(SceneFlow):
@@ -73,6 +74,16 @@ def test_flow_of_a_lens_that_bends_the_image_warns(distortion: tuple[float, ...]
     for ns in (0, 10**8, 2 * 10**8):
         pairs.add(RgbdFrame(ns, np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.float32), camera))
     assert ["publish undistorted images" in line for line in lines] == [True] * warns
+
+
+def test_flow_of_a_recording_without_tf_is_refused_and_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="camera_motion is tf, and recordings have no TF here"):
+        FlowPairs(Still(), SceneFlowConfig(camera_motion="tf"))
+    pairs = FlowPairs(Still(), SceneFlowConfig(height=48))
+    for size in (40.0, 41.0, 42.0):  # another lens each time
+        camera = Intrinsics(64, 48, size, size, 31.5, 23.5, (0.0,) * 4, EQUIDISTANT)
+        pairs.add(RgbdFrame(0, np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.float32), camera))
+    assert 1 <= len(caplog.messages) == len({*caplog.messages}) and "publish undistorted images" in caplog.text
 
 
 def test_resize_half_keeps_positions() -> None:

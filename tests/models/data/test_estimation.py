@@ -181,6 +181,38 @@ def test_estimation_each_clip_may_be_of_another_camera():
     assert people._turns == 0 and people.gravity.conclude() is None
 
 
+def test_estimation_labeled_body_of_several_is_first():
+    """A recording shows two people, and the label is of the one who is in view for less time."""
+    pose = np.zeros((25, 3), np.float32)
+
+    def shown(name, x):
+        positions = pose + np.float32([x, 0, 3])
+        return Body(name, "kinect_v2_25", positions, pose[:, :2], np.ones(25, np.float32))
+
+    seen = [estimate.Seen(k * 33_000_000, (160, 120), [shown("long", 1.0)]) for k in range(10)]
+    for now in seen[3:]:
+        now.bodies.append(shown("labeled", -1.0))
+    stamps = np.arange(10) * 33_000_000 + 1_000_000
+    joints = np.where(np.arange(10)[:, None, None] < 3, np.nan, pose + np.float32([-1.1, 0.1, 3.1]))
+    person = Clip("clip", 0, stamps, joints[None].astype(np.float32))
+    assert estimate._nearest_body(person, seen) == "labeled"
+    estimation = Estimation(PrepareConfig(max_bodies=1))
+    assert estimation._main("clip", seen, "labeled") == (["labeled"], seen[3:])
+    assert estimation._main("clip", seen) == (["long"], seen)
+    away = dataclasses.replace(person, bodies=person.bodies + np.float32([0, 0, 2]))
+    with pytest.raises(InputError, match="no estimated body is where the labeled one is"):
+        estimate._nearest_body(away, seen)
+
+
+def test_estimation_finds_gravity_before_the_bodies(monkeypatch):
+    """As live after some seconds, and as the recordings of `actrec teach` and `actrec label`."""
+    estimation, calls = Estimation(PrepareConfig(estimate=["bodies"])), []
+    monkeypatch.setattr(estimation._body, "find_gravity", lambda frames: calls.append(len(frames)))
+    with pytest.raises(InputError, match="shows a body in 0 of 3 frames"):
+        estimation.run("clip", 0, make_frames(3), None, first=make_frames(2))
+    assert calls == [2]
+
+
 def test_estimation_body_in_single_frames_not_kept():
     """A false person, or a new id after a lost track, would else be a second body of the clip."""
     pose = np.zeros((25, 3), np.float32)

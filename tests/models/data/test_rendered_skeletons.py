@@ -126,7 +126,8 @@ def test_add_keeps_rendered_clips_of_training_people_and_their_metadata(data_roo
     assert len(rendered_skeletons.add(parts["train"], f"{file},{file}")) == len(parts["train"]) + 2
     both = rendered_skeletons.add(parts["train"], str(file))
     assert len(both) == len(parts["train"]) + 1 and both.names[-1] == parts["train"].names[0]
-    assert both.metas[-1] == {**parts["train"].metas[0], "set": "rendered"} and both.metas[0] == parts["train"].metas[0]
+    assert both.metas[-1] == {**parts["train"].metas[0], "set": "rendered", "origin": ""}
+    assert both.metas[0] == parts["train"].metas[0]
     np.testing.assert_allclose(both[len(both) - 1].bodies, both[0].leveled().bodies, atol=1e-5)
 
 

@@ -1,10 +1,14 @@
-"""Balance of training draws over classes and sets."""
+"""Balance of training draws over classes and sets, and the clips held out of them."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
+from actrec.datasets.base import ClipDataset
 from actrec.utils.errors import ConfigError
-from actrec_models.data.samplers import EpochBatchSampler, Sampling
+from actrec_models.data.samplers import EpochBatchSampler, Sampling, Validation
+from tests.models.made_up import skeletons
 
 LABELS = np.array([0] * 320 + [1] * 40 + [2] * 10)
 SETS = ["large"] * 300 + ["small"] * 20 + ["small"] * 40 + ["long"] * 10
@@ -70,3 +74,17 @@ def test_sets_order_depends_on_seed_and_epoch_and_numbers_repeats():
 def test_invalid_balance_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         EpochBatchSampler(LABELS, Sampling(**options), 1, 10, metas=METAS)
+
+
+def test_validation_by_set_holds_out_rendered_copies_with_the_set_of_their_clips():
+    clips = ClipDataset(skeletons()[:8], ("a", "b"))
+    metas = [
+        {"set": "kard"},
+        {"set": "nucla"},
+        {"set": "rendered", "origin": "kard"},
+        {"set": "rendered", "origin": ""},
+    ]
+    clips.entries = [dataclasses.replace(e, meta=metas[k % 4]) for k, e in enumerate(clips.entries)]
+    training, held_out = Validation(by="set", only=("kard",)).split(clips, seed=1)
+    assert held_out is not None and {meta.get("origin", "kard") for meta in held_out.metas} == {"kard"}
+    assert len(held_out) == 4 and {meta["set"] for meta in training.metas} == {"nucla", "rendered"}

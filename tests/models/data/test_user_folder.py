@@ -66,6 +66,30 @@ def test_folder_two_people_labeled_separately(tmp_path):
         np.testing.assert_allclose(found[name].bodies[0, 4], person_at(x), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("lost", "kept"),
+    [(range(6, 10), [*range(6), *range(10, 20)]), (range(6, 12), range(12, 20)), (range(11, 16), range(11))],
+)
+def test_folder_clip_has_no_pause_that_restarts_a_live_window(tmp_path, lost, kept):
+    """The person is lost for some of 20 frames at 10 Hz; windows bridge 0.5 s."""
+    write_bag(tmp_path / "one", lambda k: [body(5, "other"), *([] if k in lost else [body(0.1 * k)])])
+    (tmp_path / "labels.csv").write_text("recording,label,body\none,wave,body_1\n")
+    source = Folder(tmp_path)
+    clip = source.read(source.entries()[0])
+    assert [*(clip.stamps_ns - START) // PERIOD_NS] == [*kept]
+    np.testing.assert_allclose(clip.bodies[0, 0], person_at(0.1 * kept[0]), atol=1e-5)
+
+
+def test_folder_spans_count_from_the_first_image_as_its_frames_do(tmp_path):
+    """The skeleton node published its first message a second after the recording began."""
+    write_bag(tmp_path / "one", lambda k: None if k < 10 else [body(0.1 * k)], images=True)
+    (tmp_path / "labels.csv").write_text("recording,label,start_s,end_s\none,wave,1.2,1.5\n")
+    source = Folder(tmp_path)
+    (entry,) = source.entries()
+    expected = [START + k * PERIOD_NS for k in (12, 13, 14, 15)]
+    assert [*source.read(entry).stamps_ns] == expected == [frame.stamp_ns for frame in source.frames(entry)]
+
+
 def test_folder_splits_assign_parts(recordings):
     clips = datasets.create("folder", recordings)
     assert (len(clips), list(clips.labels)) == (3, [1, 0, 1])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from actrec import cli
@@ -99,6 +100,16 @@ def test_section_names_test_parts_of_the_same_people_and_the_share_found():
 def test_shares_unknown_set_raises_config_error(data_root):
     with pytest.raises(ConfigError, match="everyday has no set 'kards'|everyday has no set kards"):
         elsewhere.shares(zoo.find("deepacts_graph_nucla"), str(data_root), ["kards"])
+
+
+def test_known_truth_has_actions_outside_everyday_that_a_model_knows(data_root):
+    share = Share("utd_mhad", "own")
+    clips, truth = elsewhere.shared_clips(str(data_root), share, {})
+    assert {*truth} <= {*Everyday.classes, UNKNOWN} and "knock on door" not in Everyday.classes
+    found = elsewhere.known_truth(clips, truth, share, ["knock on door", "wave"])
+    changed = found != truth
+    assert {*found[changed]} == {"knock on door"} and {*truth[changed]} == {UNKNOWN} and changed.sum() == 16
+    np.testing.assert_array_equal(elsewhere.known_truth(clips, truth, share, ["wave"]), truth)
 
 
 def test_recordings_hold_the_people_of_a_share_with_all_their_actions(data_root):

@@ -133,6 +133,13 @@ def test_eval_checkpoint_of_running_training_is_scored(data_root, tmp_path, caps
     assert main([*arguments, "--dataset", "utd_mhad", "--split", "subject"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["package"], figures["epochs"], figures["clips"]) == ("my_run/last.ckpt", 5, 430)
+    source = datasets.source("utd_mhad", data_root / "utd_mhad")
+    person = source.read(source.entries()[0])
+    (tmp_path / "streams").mkdir()
+    spans = {"labels": ["wave"], "start_s": [0.5], "end_s": [1.5]}
+    np.savez(tmp_path / "streams/a.npz", positions=person.leveled().bodies, layout="kinect_v2_25", fps=15.0, **spans)
+    assert main(["eval", str(folder / "last.ckpt"), "--stream", str(tmp_path / "streams"), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)[str(folder / "last.ckpt")]["actions"] == 1
     assert "name its checkpoint" in refused(capsys, str(folder), status=1)
     assert refused(capsys, str(tmp_path / "absent.ckpt"), status=1).startswith("actrec: cannot read checkpoint")
     assert main(["export", str(folder), "--out", str(tmp_path / "package")]) == 1

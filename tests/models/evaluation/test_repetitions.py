@@ -203,6 +203,10 @@ def test_train_seeds_and_wrong_numbers(folded, tmp_path, capsys):
             ["--folds", "1", "--set", "dataset=utd_mhad"],
             "utd_mhad is not divided into folds: omit --folds, or repeat with --seeds",
         ),
+        (
+            ["--folds", "all", "--set", "dataset=nucla", "--set", "split=view"],
+            "split view of nucla has no folds, which split subject has: choose it, or omit --folds",
+        ),
         (["--seeds", "all"], "--seeds is 'all', expected numbers"),
     ):
         assert main([*command, *arguments]) == 2

@@ -50,6 +50,24 @@ def test_choose_gives_calibrated_confidence():
     assert perfect.confidence(20 * np.eye(3)).max() < 1.0
 
 
+@pytest.mark.parametrize("apart", [0.0, 0.5, 3.0])
+def test_figures_of_a_rejection_agree_with_the_recognizer(tmp_path, apart):
+    """Also without a threshold, if the actions are hardly told apart: then the background decides."""
+    session, rng = inference.load(write_tiny(tmp_path / "tiny")), np.random.default_rng(5)
+    labels = rng.integers(3, size=300)
+    known, unknown = rng.normal(0, 1, (300, 3)) + apart * np.eye(3)[labels], rng.normal(0, 1, (300, 3))
+    chosen = rejection.choose(known, labels, unknown)
+    for each in (
+        chosen,
+        dataclasses.replace(chosen, threshold=0.0),
+        rejection.CalibratedRejection(0.0, 0.8, 1.0, 1, 1),
+    ):
+        session.package = dataclasses.replace(session.package, rejection=each.for_package(""))
+        np.testing.assert_array_equal(each.accepts(known), ~session.is_rejected(session.softmax(known)))
+    assert chosen.known_kept == pytest.approx(chosen.accepts(known).mean()) and chosen.known_kept >= 0.9
+    assert chosen.unknown_rejected == pytest.approx((~chosen.accepts(unknown)).mean())
+
+
 def test_choose_rejects_wrong_labels_if_asked():
     """Every third clip is confused with the next class, and less sure of it."""
     rng = np.random.default_rng(3)

@@ -183,7 +183,7 @@ def test_summary_lists_confusions(tuned):
     assert any(line.startswith("1 recording could not be used: ") for line in advice)
     sure = dataclasses.replace(tuned, rejection=package.Rejection())
     assert (
-        "no threshold separates these actions from others: the package never publishes unknown"
+        "no threshold separates these actions from others: never says `unknown`, whatever it sees"
         in fine_tuning.summary(sure)
     )
     alone = dataclasses.replace(tuned, folds=make_folds(tuned.recordings.labels, [""] * 14, 5, 1))

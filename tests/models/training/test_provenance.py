@@ -1,6 +1,7 @@
 """Provenance of a run: commit, parts of a resumed run, and fingerprint of the data."""
 
 import dataclasses
+import functools
 import shutil
 import subprocess
 
@@ -11,7 +12,8 @@ from actrec import datasets
 from actrec.datasets.base import ClipDataset, Entry
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_models.training import checkpoints, provenance
-from actrec_models.training.trainer import Machine
+from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine, TrainingRun
 from tests.models.made_up import skeletons
 from tests.models.places import Places
 from tests.models.training import children
@@ -173,3 +175,28 @@ def test_fingerprint_of_folder_depends_on_content(tmp_path):
         assert fingerprint() != first
         path.write_bytes(bytes(1000))
     assert fingerprint() == first
+
+
+def test_license_is_of_all_data_that_trained_the_weights():
+    trained = functools.partial(provenance.package_provenance, Recipe(model="joint_tcn", dataset="acted"))
+    run = {"epochs": 1, "seconds": 0.0}
+    assert trained(run).license == "the same as actrec"
+    kard = provenance.training("kard", "person", {})
+    joined = trained({**run, "init": ["w.ckpt 0"], provenance.INITIAL_TRAININGS: [kard, kard]}).license
+    assert joined.startswith("the same as actrec; research use") and joined.count("research use") == 1
+    assert trained({**run, "init": ["w.ckpt 0"]}).license == "the same as actrec; the license of the initial weights"
+    own = provenance.package_provenance(Recipe(model="joint_tcn", dataset="folder"), run)
+    assert own.license == "the license of your recordings"
+
+
+def test_background_of_another_dataset_is_a_training(monkeypatch):
+    """Its clips trained the network, so that its other splits cannot test it."""
+    recipe = Recipe(model="joint_tcn", dataset="acted", unknown_dataset="nucla", background=0.2)
+    known = ClipDataset(skeletons()[:8], ("a", "b"))
+    run = TrainingRun(recipe, known, None, False, CPU, (), ClipDataset(skeletons()[:4], ("a", "b")))
+    assert run.initial_trainings == (provenance.training("nucla", "view", {}),)
+    with pytest.raises(ConfigError, match="it has trained on clips that would be tested on"):
+        provenance.check("a.ckpt", run.initial_trainings, "nucla", "view_1", {})
+    own = ClipDataset(skeletons()[:4], ("a", "b"))
+    own.entries = [dataclasses.replace(entry, meta={"subject": 1}) for entry in own.entries]
+    assert TrainingRun(recipe, known, None, False, CPU, (), own).initial_trainings == ()

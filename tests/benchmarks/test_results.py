@@ -1,0 +1,43 @@
+"""The figures of `benchmarks/results`: each has one row, and the packages' agree with their cards."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from actrec.inference import zoo
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+SHOWN = {
+    "confidence, mean": ("test_confidence", 1),
+    "calibration error, 15 bins": ("test_ece", 1),
+    "right and accepted": ("test_right_and_accepted", 100),
+    "other actions rejected": ("unknown_rejected", 100),
+}
+"""By row: its figure in a card, and the factor to its unit."""
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.csv")), ids=lambda file: file.stem)
+def test_each_figure_has_one_row(file: Path) -> None:
+    counted = Counter((row["figure"], row["unit"]) for row in rows(file))
+    assert [name for name, count in counted.items() if count > 1] == []
+
+
+def test_figures_of_rejections_are_the_cards() -> None:
+    compared, wrong = 0, []
+    for row in rows(RESULTS / "accuracy.csv"):
+        subject, _, figure = row["figure"].rpartition(": ")
+        kind, _, name = subject.partition(", ")
+        if kind == "rejection" and "," not in name:
+            key, factor = SHOWN[figure]
+            card, digits = zoo.find(name).provenance.figures[key] * factor, len(row["value"].partition(".")[2])
+            compared += 1
+            if row["value"] != f"{card:.{digits}f}":
+                wrong.append(f"{row['figure']}: {row['value']}, in the card {card}")
+    assert not wrong and compared >= 28
