@@ -105,9 +105,9 @@ EXTRAS = {
         "pyrealsense2>=2.55; platform_system == 'Linux' and platform_machine == 'aarch64' and python_version < '3.13'",
     ],
     "train": [
-        "torch>=2.4",
+        "torch>=2.5",
         "rosbags>=0.11.9",
-        "lightning>=2.4",
+        "lightning>=2.6",
         "tensorboard>=2.14",
         "matplotlib>=3.7",
         "Jinja2>=3.1",

@@ -316,7 +316,7 @@ def scores(session: inference.Session, dataset: str, clips: ClipDataset) -> dict
     wanted = np.array([session.package.labels.index(targets[label]) for label in known.labels])
     probabilities = session.softmax(evaluation.score(session, known, "live").logits)
     right = probabilities.argmax(axis=1) == wanted
-    accepted = probabilities.max(axis=1) >= session.package.rejection.threshold
+    accepted = ~session.is_rejected(probabilities)
     counted = {"right": right, "right and accepted": right & accepted, "wrong and accepted": ~right & accepted}
     return {"clips": len(known), **{name: int(np.count_nonzero(which)) for name, which in counted.items()}}
 

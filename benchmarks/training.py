@@ -106,15 +106,16 @@ def measure_on_gpu(seconds: float) -> dict[str, list[dict[str, Any]]]:
     """
     if not torch.cuda.is_available():
         raise DeviceError("PyTorch finds no GPU: install its build with CUDA")
-    rows = []
-    for entry in ON_GPU:
+
+    def measured(entry: str, compiled: bool = False) -> dict[str, Any]:
         try:
-            rows.append(row(entry, "cuda", 1, None, None, seconds))
+            return row(entry, "cuda", 1, None, None, seconds, compiled=compiled)
         except torch.OutOfMemoryError as error:  # the others may fit
-            rows.append({"network": entry, "error": str(error).splitlines()[0]})
-        torch.cuda.empty_cache()
-    compiled = row(ON_GPU[0], "cuda", 1, None, None, seconds, compiled=True)
-    return {"training": rows, "training_compiled": [compiled]}
+            return {"network": entry, "error": str(error).splitlines()[0]}
+        finally:
+            torch.cuda.empty_cache()
+
+    return {"training": [*map(measured, ON_GPU)], "training_compiled": [measured(ON_GPU[0], compiled=True)]}
 
 
 def recipe_of(entry: str) -> Recipe:
@@ -546,9 +547,8 @@ def scores(session: inference.Session, test: ClipDataset, shown: Sequence[str] =
     others = np.flatnonzero(~np.isin(names, session.package.labels))
     ours, theirs = (_probabilities(session, test, chosen) for chosen in (known, others))
     right = np.array(session.package.labels)[ours.argmax(axis=1)] == names[known]
-    threshold = session.package.rejection.threshold
-    accepted = ours.max(axis=1) >= threshold
-    refused, new = theirs.max(axis=1) < threshold, ~np.isin(names[others], shown)
+    accepted, refused = ~session.is_rejected(ours), session.is_rejected(theirs)
+    new = ~np.isin(names[others], shown)
     figures = {}
     if shown:
         figures = {"others shown as unknown": int((~new).sum()), "of these rejected": float(refused[~new].mean())}

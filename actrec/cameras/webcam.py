@@ -32,6 +32,8 @@ SET_BACK_NS = NANOSECONDS
 CLOSE_S = 0.5
 """Wait for the reader thread at closing. A device that does not answer keeps it longer; it then ends by itself."""
 
+_ANY_SIDE = 10_000  # px, more than any camera has
+
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 
@@ -163,9 +165,10 @@ class WebcamCamera(Camera):
             if is_device:
                 backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
                 capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, backend)
-                if bool(c.width) != bool(c.height) and capture.isOpened():  # V4L2 sets both or none
+                if backend == cv2.CAP_V4L2 and bool(c.width) != bool(c.height):
+                    # V4L2 sets both or none, and takes the size with the largest part of the one asked for.
                     for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT):
-                        wanted[key] = wanted[key] or int(capture.get(key))
+                        wanted[key] = wanted[key] or _ANY_SIDE
                 for key, value in wanted.items():
                     if value and capture.isOpened():
                         capture.set(key, value)

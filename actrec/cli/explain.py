@@ -105,7 +105,8 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
             while True:
                 frame = decoder.next(TIMEOUT_S)
                 worker.process(frame)
-                windows = worker.recognizer.windows() or windows
+                now = worker.recognizer.windows()
+                windows = now if args.at is not None else now or windows  # without --at, of the last one in view
                 if args.at is not None and frame.stamp_ns - start_ns >= args.at * NANOSECONDS:
                     break
         session = worker.recognizer.session

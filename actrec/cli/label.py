@@ -86,6 +86,7 @@ class Result:
     events: list["ActionEvent"] = field(default_factory=list)  # that have ended
     warning: str = ""
     problem: str = ""  # why the rest is not labeled
+    has_video: bool = True  # whether the labeled video is whole
     is_interrupted: bool = False
 
     def add(self, labeled: "LabeledFrame") -> None:
@@ -123,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
     result.events.sort(key=lambda event: event.start_ns)
     events, windows = [*map(result.event, result.events)], [*map(result.window, result.windows)]
     problems = [result.problem] if result.problem else []
+    outputs = [path for path in outputs if path is not args.out or result.has_video]
     for path, columns, rows in ((args.csv, EVENT_COLUMNS, events), (args.windows, WINDOW_COLUMNS, windows)):
         try:
             if path is not None:
@@ -228,6 +230,7 @@ def label(args: argparse.Namespace) -> Result:
         if video is not None:
             with kept_so_far(result):
                 video.close()  # reports a full disk
+            result.has_video = not result.problem
             result.codec = video.codec
         result.elapsed_s = time.monotonic() - began
         result.warning = worker.warning

@@ -148,17 +148,19 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(*EXACT_INT8)
     options.log_severity_level = 4  # errors are raised, in one line
+    cause = ""
     try:
         try:
             session = _session(content, options, providers)
-        except Exception:
+        except Exception as error:
             if not on_cuda:
                 raise
+            cause = f" ({first_line(error)})"
             session = _session(content, options, [_CPU])  # whether CUDA or the file is at fault
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise PackageError(f"{where} cannot be opened: {first_line(error)}: {remedy}") from error
     if on_cuda and _CUDA not in session.get_providers():  # ONNX Runtime falls back to the CPU by itself
-        problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
+        problem = f"ONNX Runtime could not start CUDA{cause}: check the driver, CUDA, cuDNN and the GPU's free memory"
         if device == "cuda":
             raise DeviceError(f"{problem}, or device=cpu")
         logger.warning("%s; device=auto uses the CPU", problem)

@@ -54,6 +54,8 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
     """
     path, config = existing_path(path), config or RecordingConfig()
     kind = detect_format(path)
+    if config.mirror == "yes" and (kind == "skeleton" or (kind == "bag" and SKELETONS in message_types(path))):
+        raise ConfigError(f"'{path}' holds joints, and mirror=yes flips images alone: leave it out")
     if kind == "skeleton":
         sequence = read_skeleton_file(path, config, hands=True)
     elif kind == "bag" and SKELETONS in message_types(path):

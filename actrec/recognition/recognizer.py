@@ -75,6 +75,7 @@ class ActionRecognizer:
         self._buffers = StreamBuffers(self._inputs.frame_series(per_body=False), self.config.stream_timeout_s)
         self._newest_ns: int | None = None
         self._empty_since_ns: int | None = None
+        self._is_other = False  # the next frame is of another stream, with stamps of its own
         self._pending: PendingFrame | None = None
         self._events: list[ActionEvent] = []
         self._detector = EventDetector(session.package, self.config.events)
@@ -103,7 +104,7 @@ class ActionRecognizer:
             self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
             self.end_events()
             self._detector = EventDetector(session.package, self.config.events, self._detector.next_id)
-            self._newest_ns = None if is_other else self._newest_ns  # hands may lag behind skeletons
+            self._is_other |= is_other
 
     @property
     def labels_events(self) -> bool:
@@ -230,6 +231,7 @@ class ActionRecognizer:
     def _add_frame(self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None) -> list[ActionPrediction]:
         found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
         up = None if up is None else gravity.check_up(up)
+        self._newest_ns, self._is_other = None if self._is_other else self._newest_ns, False
         if stamp_ns == self._newest_ns:
             self.counts.duplicates += 1
             return []
@@ -445,8 +447,7 @@ class ActionRecognizer:
         If the network returned NaN, the prediction itself is returned. A track that has ended meanwhile has no event.
         """
         average, event = result.probabilities, None
-        is_tracked = session is self._session and self._tracks.get(body_id) is track
-        if is_tracked and frame.endings == self._detector.endings:
+        if session is self._session and self._tracks.get(body_id) is track and frame.endings == self._detector.endings:
             self._add_evidence(body_id, frame, result.probabilities)
             average, event = self._detector.present(body_id)
         if not self.config.labels_events(session.package) or np.isnan(result.probabilities).any():

@@ -177,14 +177,17 @@ def _numbered_images(folder: Path, pattern: re.Pattern[str], depth: bool | None 
 def _stamps(path: Path, numbers: list[float], fps: float) -> np.ndarray:
     """Return stamps [T] in ns: the file names if they are stamps (as in TUM RGB-D), else by frame rate.
 
-    A gap between the numbers is of missing images; if all have a common factor (0, 5, 10), each is the next image.
+    A gap between the numbers is of missing images. The most frequent step, of milliseconds too (33, 67, 100), is of the
+    next image.
     """
     if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
         return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
     steps = np.diff(np.array(numbers, dtype=np.int64))
     if not len(steps) or not (steps > 0).all():
         return stamps_at(fps, len(numbers))
-    places = np.concatenate([[0], np.cumsum(steps // np.gcd.reduce(steps))])
+    values, counts = np.unique(steps, return_counts=True)
+    usual = values[counts.argmax()]
+    places = np.concatenate([[0], np.cumsum(np.maximum(np.round(steps / usual), 1).astype(np.int64))])
     if missing := int(places[-1]) + 1 - len(numbers):
         log.warning("'%s': %d numbers between the images are missing, which count in the stamps", path, missing)
     return np.round(places * (NANOSECONDS / fps)).astype(np.int64)
@@ -347,7 +350,7 @@ class FolderWriter:
         ids = sorted({body.body_id for frame, _ in self._frames for body in frame.skeletons})
         shape = (len(ids), len(self._frames), len(KINECT_V2_25))
         positions, pixels = np.full((*shape, 3), np.nan, np.float32), np.full((*shape, 2), np.nan, np.float32)
-        scores, names = np.zeros(shape, np.float32), np.full(shape[:2], "", "<U32")
+        scores, names = np.zeros(shape, np.float32), np.full(shape[:2], "", object)
         for t, (frame, actions) in enumerate(self._frames):
             for body in frame.skeletons:
                 m = ids.index(body.body_id)
@@ -358,7 +361,7 @@ class FolderWriter:
         with write_errors(file):
             np.savez_compressed(
                 file, stamps_ns=stamps, positions=positions, pixels=pixels, scores=scores,
-                body_ids=np.array(ids, "<U32"), actions=names,
+                body_ids=np.array(ids, str), actions=names.astype(str),
             )  # fmt: skip
 
 

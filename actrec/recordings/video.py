@@ -150,6 +150,8 @@ class VideoRecording(Recording):
             self.intrinsics = from_hfov(width, height, NTU_HFOV_DEG)
         else:
             self.intrinsics = resolve_intrinsics(self.path, config, width, height, estimate=True)
+        if config.mirror == "yes" and config.intrinsics:  # of the mirrored images
+            self.intrinsics = self.intrinsics.mirrored()
         edge = config.max_edge
         self._size = None if not 0 < edge < max(width, height) else scaled_size(width, height, edge)
         if self._size is not None:

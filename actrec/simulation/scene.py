@@ -364,7 +364,7 @@ def performed_scene(
     """
     camera = camera or CameraPose()
     order = [name for entry in names for name in (CYCLE if entry == "all" else (entry,))]
-    sitting = any(find_action(name, seed).end == "seated" for name in order)
+    sitting = any("seated" in (find_action(name, seed).start, find_action(name, seed).end) for name in order)
     performers: list[Actor] = []
     stools = []
     for i, (x, z) in enumerate(_PLACES[actors]):
@@ -425,7 +425,7 @@ def scene_from_scripts(
     if not scripts:
         return Scene([], intrinsics, CameraPose(), furnished_room(seed=seed))
     joints = np.concatenate([s.joints[s.present] for s in scripts])
-    recorded = camera = CameraPose(*estimate_ground(joints, max(s.stature for s in scripts)))
+    recorded = camera = CameraPose(*estimate_ground(joints, max(s.stature for s in scripts), scripts[0].pitch))
     points = joints.reshape(-1, 3) @ recorded.rotation.T + recorded.position
     width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
     back = max(float(points[:, 2].max()), 2.5) + _WALL_DISTANCE

@@ -13,6 +13,7 @@ from actrec.simulation.posture import Physique
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS
+from actrec.utils import gravity
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import unit
 
@@ -38,18 +39,26 @@ _FLOOR_TOLERANCE = 0.03
 _MAX_PITCH = np.radians(35.0)
 
 
-def estimate_ground(joints: np.ndarray, stature: float) -> tuple[float, float]:
+def estimate_ground(joints: np.ndarray, stature: float, pitch: float | None = None) -> tuple[float, float]:
     """Return the recording camera's height above the floor under the feet, m, and its downward tilt, radians.
 
     The pitch combines the slope of the lowest feet over depth with the direction from head to ankles. In at most one
     frame of ten, feet are below the floor, since a Kinect misplaces occluded feet.
 
-    Joints [N, 25, 3] are in the optical frame, m; the stature is in m.
+    Joints [N, 25, 3] are in the optical frame, m; the stature is in m. A known `pitch`, radians, is kept: people who
+    sit or lie do not show it.
     """
     scale = stature / REFERENCE_STATURE
     feet = np.concatenate(
         [joints[:, _FEET] + [0, TOE_HEIGHT * scale, 0], joints[:, _ANKLES] + [0, ANKLE_HEIGHT * scale, 0]], axis=1
     )
+    pitch = _pitch(joints, feet) if pitch is None else pitch
+    down = np.array([0.0, np.cos(pitch), np.sin(pitch)])
+    height = float(np.percentile((feet @ down).max(axis=1), 90))
+    return float(np.clip(height, 0.3, 3.0)), pitch
+
+
+def _pitch(joints: np.ndarray, feet: np.ndarray) -> float:
     lowest = feet[np.arange(len(feet)), feet[..., 1].argmax(axis=1)]
     # The pitch at which the body is upright, from the frames in which it is longest.
     trunk = joints[:, _ANKLES].mean(axis=1) - joints[:, _J["head"]]
@@ -67,10 +76,7 @@ def estimate_ground(joints: np.ndarray, stature: float) -> tuple[float, float]:
             (weight * zc) @ zc / n + _PRIOR_SPREAD**2
         )
         weight = 1 / np.maximum(np.abs(yc - slope * zc) / _FLOOR_TOLERANCE, 1.0)
-    pitch = float(np.clip(-np.arctan(slope), -_MAX_PITCH, _MAX_PITCH))
-    down = np.array([0.0, np.cos(pitch), np.sin(pitch)])
-    height = float(np.percentile((feet @ down).max(axis=1), 90))
-    return float(np.clip(height, 0.3, 3.0)), pitch
+    return float(np.clip(-np.arctan(slope), -_MAX_PITCH, _MAX_PITCH))
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Script:
     heads: np.ndarray  # [T, 3, 3] columns left, up, forward
     hands: np.ndarray  # [T, 2, 3, 3] columns toward the thumb, along the fingers, out of the palm
     step: float  # seconds between frames (median)
+    pitch: float | None = None  # known downward tilt of the camera, radians
 
     @property
     def duration(self) -> float:
@@ -136,11 +143,18 @@ class Script:
         )
 
 
-def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script", smoothing: float = 1.0) -> Script:
+def from_recording(
+    positions: np.ndarray,
+    times: np.ndarray,
+    name: str = "script",
+    smoothing: float = 1.0,
+    pitch: float | None = None,
+) -> Script:
     """Create a script from joints [T, 25, 3] `kinect_v2_25` in the optical frame, m, at increasing `times` [T] s.
 
-    The body is absent in frames without joints. `smoothing` is the standard deviation in frames, 0 for none. Raise
-    InputError if the shapes or times are wrong, or a joint of the trunk is always missing.
+    The body is absent in frames without joints. `smoothing` is the standard deviation in frames, 0 for none; `pitch`
+    is the known downward tilt of the camera, radians. Raise InputError if the shapes or times are wrong, or a joint of
+    the trunk is always missing.
     """
     positions, times = np.asarray(positions, np.float64), np.asarray(times, np.float64)
     if positions.ndim != 3 or positions.shape[1:] != (25, 3) or times.shape != positions.shape[:1] or not len(times):
@@ -163,9 +177,9 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
     fitted = _fit_bone_lengths(filled, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
     script = Script(
-        times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step
+        times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step, pitch
     )
-    _, pitch = estimate_ground(script.joints[present], script.stature)
+    _, pitch = estimate_ground(script.joints[present], script.stature, pitch)
     heads = _heads(script.joints, np.array([0.0, -np.cos(pitch), -np.sin(pitch)]))
     heads = _orthonormal(_smooth(heads, smoothing), 1, 0)
     hands = _orthonormal(_smooth(_hands(script.joints, filled, heads), 2 * smoothing), 1, 2)
@@ -182,8 +196,10 @@ def scripts_from_recording(recording: SkeletonSequence, actors: int = 1) -> list
     if not chosen and actors:
         raise InputError(f"skeleton recording '{recording.name}' has no joint in any frame")
     times = (recording.stamps_ns - recording.stamps_ns[:1]) / NANOSECONDS
+    pitch = None if recording.up is None else float(np.radians(gravity.angles_from_up(recording.up)[1]))
     return [
-        from_recording(recording.bodies[m], times, f"{recording.name} {recording.body_ids[m]}") for m in sorted(chosen)
+        from_recording(recording.bodies[m], times, f"{recording.name} {recording.body_ids[m]}", pitch=pitch)
+        for m in sorted(chosen)
     ]
 
 

@@ -54,10 +54,11 @@ class LabeledVideo:
         self._pending.append(self._thread.submit(self._write, labeled))
 
     def close(self) -> None:
-        """Finish the file; safe to call twice."""
+        """Finish the file; safe to call twice, also after an error."""
+        pending, self._pending = self._pending, deque()
         try:
-            while self._pending:
-                self._pending.popleft().result()
+            while pending:
+                pending.popleft().result()
         finally:
             self._thread.shutdown(cancel_futures=True)
             self._writer.close()

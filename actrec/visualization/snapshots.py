@@ -202,7 +202,7 @@ class SnapshotMatcher:
         self._skeletons: deque[_Arrived] = deque(maxlen=KEPT_RESULTS)
         self._parts: dict[str, deque[_Arrived]] = {}
         self._came = self._clock()  # skeletons, or the start
-        self._emitted_ns = -(1 << 63)
+        self._emitted_ns = self._shown_ns = -(1 << 63)  # of the newest image, and of the newest skeletons
 
     def add_image(self, stamp_ns: int, image: Any) -> None:
         """Add an image; a stamp that jumps back, as of a recording that starts again, drops all that waits."""
@@ -260,9 +260,12 @@ class SnapshotMatcher:
         )
 
     def _send(self, matched: Matched) -> None:
-        if matched.stamp_ns < self._emitted_ns:  # an image after the skeletons of a later one
+        newest_ns = self._emitted_ns if matched.skeletons is None else self._shown_ns
+        if matched.stamp_ns < newest_ns:  # an image after a later one's skeletons; slow skeletons follow upon images
             return
-        self._emitted_ns = matched.stamp_ns
+        self._emitted_ns = max(matched.stamp_ns, self._emitted_ns)
+        if matched.skeletons is not None:
+            self._shown_ns = matched.stamp_ns
         for kind, kept in self._parts.items():
             nearest = min(kept, key=lambda part: abs(part.stamp_ns - matched.stamp_ns))
             if abs(nearest.stamp_ns - matched.stamp_ns) <= PARTS_AGE_S * NANOSECONDS:

@@ -156,6 +156,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._gravity_settings = parameters.Parameters(self, GravityConfig)
         self._set_up: np.ndarray | None = None
         self._of_joints: GravityEstimator | None = None
+        self._serial = ""  # of the open camera
 
     def figures(self) -> dict[str, float | int]:
         """Return the driver's figures."""
@@ -189,7 +190,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         assert self._camera is not None
         with self.working(f"opening camera '{self.config.driver}'"):
             self._camera.open()
-        self._published_up = None
+        self._published_up, self._serial = None, self._camera.serial
         self._of_joints = GravityEstimator(gravity_window_s=self._gravity_settings.read().gravity_window_s)
         self._publish_mount(self._camera)
         self._skipped = 0
@@ -396,7 +397,7 @@ class CameraNode(ActrecNode[CameraConfig]):
 
     def _reopen(self, camera: Camera, reading: _Reading) -> None:
         """Close and open the camera again, with growing pauses, until it answers or the node stops."""
-        pause, began = self.config.retry_s, time.monotonic()
+        pause, began, serial = self.config.retry_s, time.monotonic(), self._serial
         while not reading.stop.wait(pause):
             try:
                 with self.working(f"opening camera '{self.config.driver}' again: {self.last_error}"):
@@ -412,7 +413,10 @@ class CameraNode(ActrecNode[CameraConfig]):
                 if reading.stop.is_set():  # the node has closed it before it was opened
                     self._close(camera)
                 else:
-                    self._publish_mount(camera)  # it may be another one
+                    if camera.serial != serial:  # another one
+                        self._serial = camera.serial
+                        self._withdraw_up()
+                        self._publish_mount(camera)
                     self.get_logger().info(f"camera '{self.config.driver}' is back")
                 return
 

@@ -456,7 +456,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         provenance = session.package.provenance
         if provenance.live_note and provenance.figures["live_accuracy"] < provenance.accuracy:
             self.get_logger().warning(f"model {session.package.name} was evaluated on {provenance.live_note}")
-        if not session.package.rejection.threshold:
+        if not session.package.rejection.threshold and session.package.rejection.background is None:
             self.get_logger().warning(f"model {session.package.name} {session.package.rejection.note}")
 
     def _loaded(self, problem: str, loaded: Future | None) -> None:

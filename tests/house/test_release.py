@@ -96,7 +96,10 @@ def test_wheel_metadata_is_what_pypi_shows(wheel: dict[str, Any]) -> None:
 def test_release_refuses_addresses_that_are_examples() -> None:
     """A tag publishes them: in the description on PyPI, and for reports of vulnerabilities."""
     workflow = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
-    assert "! grep -n 'actrec[.]example' package.xml SECURITY.md CITATION.cff" in workflow
+    assert (
+        "! grep -n 'actrec[.]example' package.xml ros2_ws/src/actrec_msgs/package.xml SECURITY.md CITATION.cff"
+        in workflow
+    )
     assert "actrec.example" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "who releases reads it there"
 
 

@@ -115,6 +115,34 @@ def test_camera_node_withdraws_its_direction_when_it_stops(host, add, peer) -> N
     assert gravity.up_from_vector(found[1].vector) is None
 
 
+def test_camera_node_another_camera_does_not_keep_the_mount(host, add, peer, monkeypatch, tmp_path: Path) -> None:
+    """It is plugged in instead of the calibrated one, and has no calibration and no accelerometer."""
+    from actrec.cameras.simulated import SimulatedCamera
+
+    write_mount(tmp_path, monkeypatch, TILTED)
+    read, lost = SimulatedCamera.read, threading.Event()
+
+    def unplugged(*args):
+        if lost.is_set():
+            lost.clear()
+            monkeypatch.setattr(SimulatedCamera, "serial", "S2")
+            raise DeviceError("it was unplugged")
+        return read(*args)
+
+    monkeypatch.setattr(SimulatedCamera, "read", unplugged)
+    monkeypatch.setattr(SimulatedCamera, "live", True)
+    peer.subscribe(Vector3Stamped, topics.UP, topics.LATCHED)
+    size = {"simulated__width": 64, "simulated__height": 48, "simulated__gravity": False}
+    add(CameraNode, driver="simulated", retry_s=0.01, **size)
+    assert host.start() is None
+    found = peer.received[topics.UP]
+    peer.wait_until(lambda: len(found) == 1)
+    np.testing.assert_allclose(gravity.up_from_vector(found[0].vector), TILTED, atol=1e-6)
+    lost.set()
+    peer.wait_until(lambda: len(found) == 2)
+    assert gravity.up_from_vector(found[1].vector) is None
+
+
 @pytest.mark.parametrize("moving", [False, True])
 def test_camera_node_mount_beats_the_accelerometer(host, add, peer, monkeypatch, tmp_path: Path, moving: bool) -> None:
     """Unless the mount's parent moves, whose z axis is no direction of gravity."""

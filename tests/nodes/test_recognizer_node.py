@@ -15,11 +15,13 @@ from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 
 from actrec import inference
+from actrec.features.specs import InputSpec
 from actrec.inference import package
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions
+from tests.example_scene import FRAMES, WINDOW
 from tests.nodes.recognizer_graph import PERIOD_NS, TIMEOUT_S, Make, body, stamp
-from tests.tiny_model import tiny_description, tiny_onnx, write_tiny
+from tests.tiny_model import RAW, tiny_description, tiny_onnx, write_any, write_tiny
 
 pytestmark = pytest.mark.ros
 
@@ -236,6 +238,20 @@ def test_load_model_replaces_the_model_between_frames(make: Make, tiny: str, tmp
     assert names == sorted(names, reverse=True), "each label comes from one model, the new one after the old"
     assert [conversions.stamp_to_ns(label.header.stamp) for label in labels] == sent
     assert graph.node.get_parameter("model").value == str(other.path)
+
+
+def test_load_model_of_hands_ends_the_events_of_bodies(make: Make, tiny: str, tmp_path: Path) -> None:
+    """No hand comes, as nobody publishes any; what was labeled before must not stay."""
+    spec = InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW)
+    hands = write_any(tmp_path / "hands", (spec,), WINDOW)
+    graph = make(model=tiny, stale_s=3.0)
+    assert graph.start()
+    for frame in range(30):
+        graph.step(stamp(frame), body(1.0))
+    graph.wait(lambda: bool(graph.events) and graph.events[-1].kind == ActionEvent.BEGAN)
+    assert graph.load_model(hands.path).success
+    graph.wait(lambda: graph.events[-1].kind == ActionEvent.ENDED)
+    graph.wait(lambda: (graph.labels[-1].body_id, graph.labels[-1].label) == ("body_1", "unknown"))
 
 
 def test_load_model_that_takes_long_keeps_labels_coming(

@@ -167,7 +167,7 @@ def run_depth(args: argparse.Namespace) -> int:
     figures: dict[str, Any] = {
         "file": str(path),
         "views": result.views,
-        "depth_to_color": lens.pose_figures(result.geometry.to_color, result.sigma_m, result.sigma_deg),
+        "depth_to_color": lens.pose_figures(geometry.to_color, result.sigma_m, result.sigma_deg),
         "scale": round(geometry.scale, 6),
         "sigma_scale": round(result.sigma_scale, 6),
         "bias_mm": round(1e3 * geometry.bias, 3),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -111,9 +111,11 @@ def stamp_ns(raw: bytes | memoryview) -> int:
 class OpenBag(Recording):
     """Recording in a bag whose reader is open."""
 
+    quiet: ClassVar[bool] = False
+
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing_path(path), config)
-        self._reader = open_reader(self.path)
+        self._reader = open_reader(self.path, self.quiet)
         self.duration_s = self._reader.duration / NANOSECONDS
         try:
             self._prepare()

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
@@ -305,7 +305,9 @@ class BagRecording(OpenBag):
 
 
 class _ImageTopics(BagRecording):
-    """The topics of a bag, without its images."""
+    """The topics of a bag, without its images and the warnings that its playback gives."""
+
+    quiet: ClassVar = True
 
     def _prepare(self) -> None:
         self._unstamped = False

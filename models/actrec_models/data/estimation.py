@@ -233,7 +233,7 @@ class Estimation:
         if "flow" in self.settings.estimate and not images["flow"]:
             raise InputError(f"clip '{name}' has no two frames near enough in time for scene flow")
         made = {key: value for key, value in images.items() if len(value)}
-        chosen = "" if person is None else _nearest_body(person, seen)
+        chosen = "" if person is None else _nearest_body(person, seen, self.settings.min_seen)
         up = _steady(known, seen)
         if up is None and self._body is not None:
             up = self._body.gravity.conclude()
@@ -283,7 +283,7 @@ class Estimation:
         counts = Counter(body.body_id for now in seen for body in now.bodies)
         order = sorted(counts.most_common(), key=lambda each: each[0] != first)
         longest = order[: self.settings.max_bodies]
-        ids = [body_id for body_id, count in longest if count >= self.settings.min_seen * len(seen)]
+        ids = [b for b, count in longest if b == first or count >= self.settings.min_seen * len(seen)]
         if not ids:
             most = longest[0][1] if longest else 0
             raise InputError(f"clip '{name}' shows a body in {most} of {len(seen)} frames: too few")
@@ -311,18 +311,23 @@ class Estimation:
         return {**made, "size": size, **({} if up is None else {"up": up})}
 
 
-def _nearest_body(person: Clip, seen: list[Seen]) -> str:
-    """Return the id of the estimated body that is nearest to the first body of a clip; raise InputError without one."""
+def _nearest_body(person: Clip, seen: list[Seen], share: float) -> str:
+    """Return the id of the estimated body that is nearest to the first body of a clip; raise InputError without one.
+
+    Bodies in less than this share of the frames that show the person are ignored.
+    """
     apart: dict[str, list[float]] = {}
+    shown = 0
     for now in seen:
         t = int(nearest(person.stamps_ns, np.array([now.stamp_ns]))[0])
         joints = person.bodies[0, t]
         if abs(int(person.stamps_ns[t]) - now.stamp_ns) < _SAME_TIME_S * NANOSECONDS and np.isfinite(joints).any():
             place = np.nanmedian(joints, axis=0)
+            shown += 1
             for body in now.bodies:
                 distance = np.linalg.norm(np.nanmedian(body.positions, axis=0) - place)
                 apart.setdefault(body.body_id, []).append(float(distance))
-    found = {body_id: float(np.median(distances)) for body_id, distances in apart.items()}
+    found = {name: float(np.median(distances)) for name, distances in apart.items() if len(distances) >= share * shown}
     best = min(found, key=lambda body_id: found[body_id], default="")
     if not best or found[best] > _SAME_PLACE_M:
         raise InputError(f"clip '{person.name}': no estimated body is where the labeled one is: leave out its body")

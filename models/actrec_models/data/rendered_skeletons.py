@@ -58,7 +58,7 @@ def staged(clip: Clip, seed: int, mount: Callable[[CameraPose], CameraPose] | No
         recorded = CameraPose(level.height, level.pitch + pitch)
         return recorded if mount is None else mount(recorded)
 
-    recording = from_joints(clip.name, clip.stamps_ns, clip.bodies)
+    recording = from_joints(clip.name, clip.stamps_ns, clip.bodies, up=np.array(gravity.LEVEL))
     return scene_from_scripts(KINECT_V1, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
 
 

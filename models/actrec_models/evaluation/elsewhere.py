@@ -31,6 +31,10 @@ PEOPLE, CLIPS, MINUTES = 4, 24, 1.0
 """People of each set whose clips are joined to recordings, clips of each person, and minutes, at most."""
 
 
+THRESHOLDS = "thresholds"
+"""Key of the thresholds in what `measure` returns; cards do not repeat them."""
+
+
 @dataclass(frozen=True)
 class Share:
     """The clips of one dataset that a model is tested on.
@@ -64,13 +68,20 @@ def measure(model: Model, data_root: str, options: Mapping[str, Any], progress: 
         DeviceError: No set is in the folder.
     """
     package = model.package
-    figures = {"model": model.name, "package": package.provenance.onnx_sha256, "sets": []}
+    figures: dict[str, Any] = {"model": model.name, "package": package.provenance.onnx_sha256, "sets": []}
+    figures[THRESHOLDS] = thresholds(package)
     if (layout := body_layout(package)) != CANONICAL:
         return {**figures, "note": f"not measured: no other dataset of {layout} is available"}
     if not (found := shares(package, data_root, options.get("sets") or [])):
         return {**figures, "note": "not measured: all clips of these sets may have trained the model"}
     rows = [_measure(model.session, share, data_root, {**options, "sets": [share.name]}, progress) for share in found]
     return {**figures, "sets": rows}
+
+
+def thresholds(package: ModelPackage) -> str:
+    """Return the thresholds of a package, on which its figures depend, as text."""
+    rejection, events = package.rejection, package.events
+    return f"{rejection.threshold:g} {rejection.background} {events.begin:g} {sorted(events.classes.items())}"
 
 
 def shares(package: ModelPackage, data_root: str, sets: Sequence[str]) -> list[Share]:

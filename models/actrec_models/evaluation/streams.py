@@ -116,7 +116,8 @@ def open_streams(
 
 def _open_stream(path: Path, config: RecordingConfig, actions: Sequence[LabeledClip]) -> ActionStream:
     stream = ActionStream(_bodies(path, config), tuple(actions))
-    ids, duration_s = stream.sequence.body_ids, stream.minutes * 60
+    ids = stream.sequence.body_ids
+    duration_s = (int(stream.sequence.stamps_ns[-1]) - stream.sequence.start_ns) / NANOSECONDS
     for action in actions:
         if action.body and action.body not in ids:
             raise InputError(f"'{path}' has no body '{action.body}' for '{action.label}'; it has {', '.join(ids)}")

@@ -324,6 +324,7 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
                 "scene_flow": next((part.scene_flow for part in parts if part.scene_flow), {}),
             },
         ),
+        license="; ".join(dict.fromkeys(text for part in parts for text in part.license.split("; "))),
         recipe=tuple(dict.fromkeys(itertools.chain(*steps, *(whole or [(command,)])))),
         command=command,
         data_sha256=parts[0].data_sha256 if len({part.data_sha256 for part in parts}) == 1 else "",

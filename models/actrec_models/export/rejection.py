@@ -139,14 +139,14 @@ def _best_threshold(
     ours, others = np.sort(known.confidence(background)), np.sort(unknown.confidence(background))
     # Rounded down for a readable model.yaml.
     candidates = np.unique(np.floor(np.quantile(ours, np.linspace(0, 1 - least_kept, 50)) * 1000) / 1000)
-    candidates = np.concatenate([[0.0], candidates[candidates <= HIGHEST]])
+    candidates = np.concatenate([candidates[candidates <= HIGHEST], [0.0]])
     kept = 1 - np.searchsorted(ours, candidates) / len(ours)
     rejected = np.searchsorted(others, candidates) / max(1, len(others))
-    kept[0] = known.above(background).mean()  # without a threshold, the background decides
-    rejected[0] = (~unknown.above(background)).sum() / max(1, len(others))
+    kept[-1] = known.above(background).mean()  # without a threshold, the background decides
+    rejected[-1] = (~unknown.above(background)).sum() / max(1, len(others))
     # Between two of few values, a quantile rejects too many.
     allowed = kept >= least_kept
-    best = int(np.argmax(np.where(allowed, kept + rejected, -1.0)))
+    best = int(np.argmax(np.where(allowed, kept + rejected, -1.0))) if len(others) else -1
     return CalibratedRejection(
         float(candidates[best]), background, float(known.temperature), float(kept[best]), float(rejected[best])
     )

@@ -92,6 +92,11 @@ def recalibrate(
             f"split {recipe.split}"
         )
     if trained.settings:
+        own = config.build(Recipe, trained.settings)
+        if other := [name for name in ("dataset_options", "clips") if getattr(own, name) != getattr(recipe, name)]:
+            raise ConfigError(
+                f"{base.name} was trained with another {' and '.join(other)} than the recipe's: use its own"
+            )
         rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
     roots, session = (data_root, root), inference.load(base.path, exporter.REFERENCE)
     sessions = _load_left_out(left_out, base)
@@ -273,9 +278,14 @@ def add_figures(
         except (OSError, ValueError, KeyError, TypeError) as error:
             remedy = "write it with actrec eval MODEL --elsewhere --json"
             raise InputError(f"'{file}' has no figures of models on other datasets: {remedy}") from error
-    own = base.provenance.onnx_sha256
+    own, now = base.provenance.onnx_sha256, elsewhere.thresholds(base)
     if all(each["package"] != own for each in found):
         raise ConfigError(f"--figures has none of {base.name} as it is: run actrec eval {source} --elsewhere --json")
+    if any(each.get(elsewhere.THRESHOLDS, now) != now for each in found if each["package"] == own):
+        raise ConfigError(
+            f"--figures are of {base.name} with other thresholds: run actrec eval {source} --elsewhere --json again"
+        )
+    found = [{key: value for key, value in each.items() if key != elsewhere.THRESHOLDS} for each in found]
     named = [{**each, "model": folder.name} if each["package"] == own else each for each in found]
     figures = {**base.provenance.figures, elsewhere.KEY: named}
     draft = dataclasses.replace(base, provenance=dataclasses.replace(base.provenance, figures=figures))

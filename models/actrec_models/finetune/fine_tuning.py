@@ -361,7 +361,7 @@ def summary(result: FineTuned) -> list[str]:
         f"{figures['evaluated_by']}, {result.procedure}: {figures['accuracy']:.1%} of {figures['clips']} clips right "
         f"(95 % interval: {low:.0%} to {high:.0%})",
         f"not used: {other}",
-        f"rejection below {result.rejection.threshold:g}, chosen on {result.rejection.calibrated_on}",
+        f"rejection: {result.rejection.note}; chosen on {result.rejection.calibrated_on}",
         *(
             f"'{name}': {share:.1%} of {figures['clips_per_class'][name]} clips"
             for name, share in figures["per_class"].items()
@@ -406,7 +406,7 @@ def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:
             "figures too high: choose another --from"
         )
     rejected = figures["unknown_rejected"]
-    if not result.rejection.threshold:
+    if not result.rejection.threshold and result.rejection.background is None:
         lines.append(f"no threshold separates these actions from others: {result.rejection.note}")
     if not figures["unknown_clips"]:
         lines.append("no recording is labeled unknown: record other actions of the place with --label unknown")

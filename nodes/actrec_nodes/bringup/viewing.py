@@ -18,7 +18,7 @@ from actrec.utils.waiting import Waiting
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import LiveView
 from actrec_nodes.bringup.processes import spinning
-from actrec_nodes.common import conversions, topics
+from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, Statistics
 from actrec_nodes.common.frame_node import FrameSubscription
 from actrec_nodes.common.lifecycle import Worker
@@ -48,6 +48,7 @@ class ViewNode(Node):
         super().__init__("actrec_view", **node_options)
         self.received = False
         self._view, self._config = view, config
+        self._synchronizer = parameters.Parameters(self, SynchronizerConfig).read()  # as in the nodes of the graph
         self._worker: Worker[SnapshotMessages] = Worker(self._show, self._report, Statistics(), QUEUE)
         self._worker.start("view")
         self._frames: FrameSubscription | None = None
@@ -93,7 +94,7 @@ class ViewNode(Node):
     def _subscribe(self) -> None:
         self._checked = time.monotonic()
         self._snapshots = snapshots = SnapshotSubscription(self, self._config, self._put, self._warn)
-        self._frames = FrameSubscription(self, SynchronizerConfig(), snapshots.add_images, self._warn)
+        self._frames = FrameSubscription(self, self._synchronizer, snapshots.add_images, self._warn)
 
     def _unsubscribe(self) -> None:
         if self._frames is not None:

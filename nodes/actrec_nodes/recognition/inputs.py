@@ -93,7 +93,7 @@ class RecognizerInputs:
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
         self._intrinsics: Intrinsics | None = None
-        self._jumped = False
+        self._jumped = self._is_other = False
         self._deafness = Deafness()
         self.newest: Frame | None = None
         self.unleveled = ""
@@ -116,7 +116,7 @@ class RecognizerInputs:
         self.unleveled, self._leveled_ns = "", None
         topic, kind = self.tracked
         if self._liveliness is None or self._liveliness.topic != topic:
-            self.newest = None  # stamps of another stream tell nothing
+            self._is_other = self.newest is not None  # with stamps of its own
             self._close_liveliness()
             self._liveliness = Liveliness(self._node, kind, topic, 1.5 * topics.LEASE_S, self._on_liveliness)
 
@@ -250,6 +250,7 @@ class RecognizerInputs:
 
     def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
         back = 0 if self.newest is None else self.newest.stamp_ns - conversions.stamp_of(message)
+        back, self._is_other = 0 if self._is_other else back, False
         if back > 0 and not self._jumped:
             self._jumped = True  # warn once: a recording that loops does this again and again
             self._node.warn(

@@ -268,7 +268,12 @@ class Device:
         if key in sides:
             self.asked[sides.index(key)] = int(value)
             if all(self.asked):
-                self.size = [1280, 720] if self.asked[0] == 1280 or self.asked[1] == 720 else self.asked
+                w, h = self.asked
+
+                def apart(size: tuple[int, int]) -> int:  # as uvcvideo compares areas
+                    return size[0] * size[1] + w * h - 2 * min(size[0], w) * min(size[1], h)
+
+                self.size = [*min([(640, 480), (864, 480), (1280, 720)], key=apart)]
             return True
         return False
 

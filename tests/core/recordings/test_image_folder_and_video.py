@@ -174,7 +174,13 @@ def test_folder_recording_skipped_color_keeps_numbering_of_stamps(tmp_path):
 
 @pytest.mark.parametrize(
     ("numbers", "places", "missing"),
-    [((0, 1, 2, 5), (0, 1, 2, 5), 2), ((10, 20, 30), (0, 1, 2), 0), ((0, 2, 8), (0, 1, 4), 2), ((7,), (0,), 0)],
+    [
+        ((0, 1, 2, 5), (0, 1, 2, 5), 2),
+        ((10, 20, 30), (0, 1, 2), 0),
+        ((0, 2, 8), (0, 1, 4), 2),
+        ((33, 67, 100, 133, 200), (0, 1, 2, 3, 5), 1),
+        ((7,), (0,), 0),
+    ],
 )
 def test_folder_recording_missing_numbers_count_in_the_stamps(tmp_path, caplog, numbers, places, missing):
     folder = small_folder(tmp_path, [(f"{number:04d}.png", "") for number in numbers])

@@ -8,7 +8,7 @@ from actrec.simulation import posture
 from actrec.simulation.scene import scene_from_scripts
 from actrec.simulation.script import estimate_ground, from_recording, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec.skeleton.sequence import SkeletonSequence
+from actrec.skeleton.sequence import SkeletonSequence, from_joints
 from actrec.utils.errors import InputError
 
 INDEX = KINECT_V2_25.index
@@ -94,6 +94,20 @@ def test_estimate_ground_finds_height_and_pitch() -> None:
     height, pitch = estimate_ground(pitched, 1.75)
     assert np.degrees(pitch) == pytest.approx(14.0, abs=1.5)
     assert height == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["sits", "lies"])
+def test_scene_of_a_level_recording_stays_level(intrinsics, lies: bool) -> None:
+    """The direction from head to ankles tells nothing of the camera if the person sits or lies."""
+    joints = standing(40)
+    if lies:
+        joints = joints[..., [0, 2, 1]] * [1, 1, 1] + [0, 1.0, 1.5]
+    else:
+        legs = [i for i, name in enumerate(KINECT_V2_25.joints) if name.startswith(("knee", "ankle", "foot"))]
+        joints[:, legs, 2] -= 0.45
+    recording = from_joints("seated", np.arange(40) * 33_000_000, joints[None], up=np.array([0.0, -1.0, 0.0]))
+    scene = scene_from_scripts(intrinsics, scripts_from_recording(recording), "sit")
+    np.testing.assert_allclose(scene.camera.up, [0, -1, 0], atol=0.01)
 
 
 def test_scripted_scene_matches_recorded_pixels(data_root, intrinsics) -> None:

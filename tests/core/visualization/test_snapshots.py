@@ -32,6 +32,19 @@ def test_matcher_image_waits_for_its_skeletons():
     assert line.shown()[1:] == [(66, "image 66", "skeletons 66", {})], "the image of 0 ms is not shown late"
 
 
+def test_matcher_slow_skeletons_are_shown():
+    """People are estimated in 0.8 s a frame, and images come at 30 Hz."""
+    line = Line()
+    for k in range(180):
+        line.now = k / 30
+        line.matcher.add_image(round(line.now * 1e9), f"image {k}")
+        if k >= 24 and k % 24 == 0:
+            line.matcher.add_skeletons(round((line.now - 0.8) * 1e9), f"skeletons {k}")
+        if k % 3 == 0:
+            line.matcher.advance()
+    assert sum(match.skeletons is not None for match in line.matches) >= 5
+
+
 def test_matcher_skeletons_wait_for_their_image_for_a_time():
     line = Line()
     line.matcher.add_skeletons(33 * MS, "skeletons 33")

@@ -195,13 +195,17 @@ def test_estimation_labeled_body_of_several_is_first():
     stamps = np.arange(10) * 33_000_000 + 1_000_000
     joints = np.where(np.arange(10)[:, None, None] < 3, np.nan, pose + np.float32([-1.1, 0.1, 3.1]))
     person = Clip("clip", 0, stamps, joints[None].astype(np.float32))
-    assert estimate._nearest_body(person, seen) == "labeled"
+    seen[4].bodies.append(shown("twice", -1.1))  # nearer, in one frame
+    assert estimate._nearest_body(person, seen, 0.5) == "labeled"
     estimation = Estimation(PrepareConfig(max_bodies=1))
     assert estimation._main("clip", seen, "labeled") == (["labeled"], seen[3:])
     assert estimation._main("clip", seen) == (["long"], seen)
     away = dataclasses.replace(person, bodies=person.bodies + np.float32([0, 0, 2]))
     with pytest.raises(InputError, match="no estimated body is where the labeled one is"):
-        estimate._nearest_body(away, seen)
+        estimate._nearest_body(away, seen, 0.5)
+    for now in seen[:6]:
+        now.bodies = now.bodies[:1]
+    assert estimation._main("clip", seen, "labeled") == (["labeled"], seen[6:]), "in view for 40 % of the time"
 
 
 def test_estimation_finds_gravity_before_the_bodies(monkeypatch):

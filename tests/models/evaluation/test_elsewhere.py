@@ -144,5 +144,8 @@ def test_figures_are_written_to_the_card(data_root, tmp_path, capsys, monkeypatc
         card = (tmp_path / name / "README.md").read_text()
         assert card.count(f"## {elsewhere.HEADING}") == 1
         assert ("| hdm05 |" in card and "- pick up: hdm05 " in card) or "no other dataset of hand_22" in card
+    (tmp_path / "figures.json").write_text(json.dumps([{**graph, "thresholds": "0.1 None 0 []"}]))
+    assert cli.main(["export", "deepacts_graph_nucla", "--out", str(tmp_path / "other"), *more]) == 2
+    assert "--figures are of deepacts_graph_nucla with other thresholds" in capsys.readouterr().err
     assert cli.main(["export", "deepacts_graph_utd_mhad", "--out", str(tmp_path / "other"), *more]) == 2
     assert "run actrec eval deepacts_graph_utd_mhad --elsewhere --json" in capsys.readouterr().err

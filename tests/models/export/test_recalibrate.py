@@ -138,6 +138,12 @@ def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
 
     refused("was trained on folder, split part; the recipe is of nucla", "--calibrate", *elsewhere)
     refused("joint_tcn_open has other labels than made", "--calibrate", "--left-out", "joint_tcn_open")
+    settings = described["provenance"]["settings"]
+    clips = "live" if settings["clips"] == "stretched" else "stretched"
+    for name, value in (("clips", clips), ("dataset_options", {**settings["dataset_options"], "bodies": 2})):
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump({**settings, name: value}))
+        words = f"made was trained with another {name} than the recipe's"
+        refused(words, "--calibrate", str(tmp_path / "other.yaml"), *common)
     for fields, words in (
         ({"batch": 7, "epochs": 9}, "wider has other batch than made: give networks of its recipe"),
         ({"epochs": 9, "split": "all"}, "wider was trained on every set in"),  # accepted as of the recipe

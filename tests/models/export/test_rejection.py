@@ -68,6 +68,15 @@ def test_figures_of_a_rejection_agree_with_the_recognizer(tmp_path, apart):
     assert chosen.unknown_rejected == pytest.approx((~chosen.accepts(unknown)).mean())
 
 
+def test_choose_prefers_a_threshold_that_separates_as_well_as_the_background():
+    """Events begin by it, and the user reads it."""
+    labels = np.arange(60) % 3
+    known = np.random.default_rng(6).normal(0, 1, (60, 3)) + 4.0 * np.eye(3)[labels]
+    chosen = rejection.choose(known, labels, np.full((60, 3), -20.0))
+    assert chosen.unknown_rejected == 1.0 and chosen.threshold > 0
+    assert rejection.choose(known, labels, np.zeros((0, 3))).threshold == 0, "without other actions there is none"
+
+
 def test_choose_rejects_wrong_labels_if_asked():
     """Every third clip is confused with the next class, and less sure of it."""
     rng = np.random.default_rng(3)
