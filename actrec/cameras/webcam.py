@@ -32,8 +32,6 @@ SET_BACK_NS = NANOSECONDS
 CLOSE_S = 0.5
 """Wait for the reader thread at closing. A device that does not answer keeps it longer; it then ends by itself."""
 
-_ANY_SIDE = 10_000  # px, more than any camera has
-
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 
@@ -165,13 +163,11 @@ class WebcamCamera(Camera):
             if is_device:
                 backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
                 capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, backend)
-                if backend == cv2.CAP_V4L2 and bool(c.width) != bool(c.height):
-                    # V4L2 sets both or none, and takes the size with the largest part of the one asked for.
-                    for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT):
-                        wanted[key] = wanted[key] or _ANY_SIDE
                 for key, value in wanted.items():
                     if value and capture.isOpened():
                         capture.set(key, value)
+                if bool(c.width) != bool(c.height) and capture.isOpened():
+                    _set_side(capture, c.width, c.height)
                 self._check_format(capture)
             else:
                 if (c.fps or c.fourcc) and not self.is_file:
@@ -334,3 +330,15 @@ class _Reader:
         with self._changed:
             self._end = error
             self._changed.notify_all()
+
+
+def _set_side(capture: Any, width: int, height: int) -> None:
+    """Set one side of the images, of which the other is 0: V4L2 sets both or none, and takes the most similar size."""
+    side = cv2.CAP_PROP_FRAME_WIDTH if width else cv2.CAP_PROP_FRAME_HEIGHT
+    shapes = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))), (16, 9), (4, 3)
+    for across, down in (shape for shape in shapes if all(shape)):
+        first = across == shapes[0][0]  # as the camera has it
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width or (across if first else round(height * across / down)))
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height or (down if first else round(width * down / across)))
+        if int(capture.get(side)) == (width or height):
+            return

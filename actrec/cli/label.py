@@ -86,7 +86,7 @@ class Result:
     events: list["ActionEvent"] = field(default_factory=list)  # that have ended
     warning: str = ""
     problem: str = ""  # why the rest is not labeled
-    has_video: bool = True  # whether the labeled video is whole
+    has_video: bool = True  # whether the labeled video could be written
     is_interrupted: bool = False
 
     def add(self, labeled: "LabeledFrame") -> None:
@@ -224,13 +224,16 @@ def label(args: argparse.Namespace) -> Result:
                 labeled = worker.process(frame)
                 result.add(labeled)
                 if video is not None:
+                    result.has_video = False
                     video.add(labeled)
+                    result.has_video = True
         result.is_interrupted = stopped.is_set()
         result.events += [event for event in worker.finish() if event.kind == "ended"]
         if video is not None:
+            is_written, result.has_video = result.has_video, False
             with kept_so_far(result):
                 video.close()  # reports a full disk
-            result.has_video = not result.problem
+                result.has_video = is_written
             result.codec = video.codec
         result.elapsed_s = time.monotonic() - began
         result.warning = worker.warning

@@ -90,7 +90,8 @@ class ActionRecognizer:
         inputs = ModelInputs.of(session, self.config.max_gap_s)
         buffers = StreamBuffers(inputs.frame_series(per_body=False), self.config.stream_timeout_s)
         with self._lock:
-            if is_other := inputs.layout != self._inputs.layout:
+            self._is_other ^= (inputs.layout in HANDS) != (self.tracked_stream == "hands")
+            if inputs.layout != self._inputs.layout:
                 self._skip_pending()
             buffers.image_size, buffers.flow_settings = self._buffers.image_size, self._buffers.flow_settings
             buffers.newest_ns = {k: v for k, v in self._buffers.newest_ns.items() if k == "bodies"}  # it may be pending
@@ -104,7 +105,6 @@ class ActionRecognizer:
             self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
             self.end_events()
             self._detector = EventDetector(session.package, self.config.events, self._detector.next_id)
-            self._is_other |= is_other
 
     @property
     def labels_events(self) -> bool:
@@ -132,7 +132,7 @@ class ActionRecognizer:
         with self._lock:
             tracked = self.tracked_stream
             found = {stream: self._buffers.missing(stream) for stream in self.streams if stream != tracked}
-            if self._newest_ns is None:
+            if self._newest_ns is None or self._is_other:
                 found[tracked] = f"no {STREAM_NAMES[tracked]} so far"
         return {stream: message for stream, message in found.items() if message}
 

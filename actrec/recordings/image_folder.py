@@ -187,6 +187,8 @@ def _stamps(path: Path, numbers: list[float], fps: float) -> np.ndarray:
         return stamps_at(fps, len(numbers))
     values, counts = np.unique(steps, return_counts=True)
     usual = values[counts.argmax()]
+    if 2 * steps.min() <= usual:  # most frames are missing, in a pattern
+        usual = np.gcd.reduce(steps)
     places = np.concatenate([[0], np.cumsum(np.maximum(np.round(steps / usual), 1).astype(np.int64))])
     if missing := int(places[-1]) + 1 - len(numbers):
         log.warning("'%s': %d numbers between the images are missing, which count in the stamps", path, missing)

@@ -181,7 +181,7 @@ class SnapshotMatcher:
     any skeletons for `SILENCE_S`, at once. Not thread-safe.
 
     Args:
-        emit: Called with each match, in the order of the stamps.
+        emit: Called with each match, in the order of the stamps; skeletons that come late follow upon later images.
         wait_s: Wait of an image for skeletons, and of skeletons for their image.
         clock: Monotonic seconds.
 

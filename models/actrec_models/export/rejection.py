@@ -146,7 +146,9 @@ def _best_threshold(
     rejected[-1] = (~unknown.above(background)).sum() / max(1, len(others))
     # Between two of few values, a quantile rejects too many.
     allowed = kept >= least_kept
-    best = int(np.argmax(np.where(allowed, kept + rejected, -1.0))) if len(others) else -1
+    best = int(np.argmax(np.where(allowed, kept + rejected, -1.0)))
+    if not rejected[best] and allowed[-1]:  # a threshold that rejects nothing else would reject unsure actions
+        best = len(candidates) - 1
     return CalibratedRejection(
         float(candidates[best]), background, float(known.temperature), float(kept[best]), float(rejected[best])
     )

@@ -28,7 +28,7 @@ class PerformanceImages(Node):
         self._lock = threading.Lock()
         self._performed: deque[tuple[int, str]] = deque(maxlen=RECENT)
         self._kept: dict[str, SnapshotMessages] = {}
-        self._action = ""
+        self._action, self._newest_ns = "", 0
         self._current: list[SnapshotMessages] = []
         self._snapshots = SnapshotSubscription(self, SnapshotConfig(hands_and_face="never"), self._add, self._warn)
         self._frames = FrameSubscription(self, SynchronizerConfig(), self._snapshots.add_images, self._warn)
@@ -52,6 +52,9 @@ class PerformanceImages(Node):
 
     def _add(self, messages: SnapshotMessages) -> None:
         with self._lock:
+            if messages.stamp_ns < self._newest_ns:  # late skeletons, perhaps of the action before
+                return
+            self._newest_ns = messages.stamp_ns
             found = [action for stamp_ns, action in self._performed if stamp_ns == messages.stamp_ns]
             action = next((action for action in found if action not in RESTING), "")
             if action != self._action:

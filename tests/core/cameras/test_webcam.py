@@ -6,6 +6,7 @@ import socketserver
 import threading
 import time
 from itertools import pairwise
+from typing import ClassVar
 
 import av
 import cv2
@@ -251,6 +252,8 @@ def test_record_loads_its_networks_before_the_first_frame_counts(monkeypatch) ->
 class Device:
     """Capture of a V4L2 device: it changes its size once both sides are set, and has 10 Hz and YUYV alone."""
 
+    sizes: ClassVar = [(640, 480)]
+
     def __init__(self, *_: object):
         self.size, self.asked = [640, 480], [0, 0]
 
@@ -273,7 +276,7 @@ class Device:
                 def apart(size: tuple[int, int]) -> int:  # as uvcvideo compares areas
                     return size[0] * size[1] + w * h - 2 * min(size[0], w) * min(size[1], h)
 
-                self.size = [*min([(640, 480), (864, 480), (1280, 720)], key=apart)]
+                self.size = [*min(self.sizes, key=apart)]
             return True
         return False
 
@@ -291,11 +294,21 @@ class Device:
         """Nothing is held."""
 
 
-@pytest.mark.parametrize("option", [{"width": 1280}, {"height": 720}])
-def test_webcam_one_side_of_the_size_suffices(monkeypatch, caplog, option) -> None:
+@pytest.mark.parametrize(
+    ("option", "sizes", "expected"),
+    [
+        ({"width": 1280}, [(640, 480), (864, 480), (1280, 720)], (1280, 720)),
+        ({"height": 720}, [(640, 480), (864, 480), (1280, 720)], (1280, 720)),
+        ({"height": 480}, [(1280, 720), (640, 480)], (640, 480)),
+        ({"width": 1920}, [(640, 480), (1920, 1080), (2592, 1944)], (1920, 1080)),
+        ({"width": 1600}, [(640, 480), (1280, 720), (1600, 1200)], (1600, 1200)),
+    ],
+)
+def test_webcam_one_side_of_the_size_suffices(monkeypatch, caplog, option, sizes, expected) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", Device)
+    monkeypatch.setattr(Device, "sizes", sizes)
     with WebcamCamera(source="0", **option) as camera:
-        assert (camera.intrinsics.width, camera.intrinsics.height) == (1280, 720)
+        assert (camera.intrinsics.width, camera.intrinsics.height) == expected
     assert "has no images of" not in caplog.text
 
 

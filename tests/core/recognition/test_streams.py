@@ -427,6 +427,7 @@ def test_set_session_hand_model_takes_hands_that_lag_behind_the_skeletons(tmp_pa
     for t in range(4):
         update(recognizer, stamp(t), scene.bodies(t))
     recognizer.set_session(load(tmp_path, InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW)))
+    assert recognizer.missing == {"hands": "no hands so far"}
     for t in range(2, 5):
         update(recognizer, stamp(t), scene.hands(t))
     assert (recognizer.counts.restarts, recognizer.counts.duplicates) == (0, 0)
