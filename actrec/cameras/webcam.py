@@ -335,10 +335,9 @@ class _Reader:
 def _set_side(capture: Any, width: int, height: int) -> None:
     """Set one side of the images, of which the other is 0: V4L2 sets both or none, and takes the most similar size."""
     side = cv2.CAP_PROP_FRAME_WIDTH if width else cv2.CAP_PROP_FRAME_HEIGHT
-    shapes = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))), (16, 9), (4, 3)
-    for across, down in (shape for shape in shapes if all(shape)):
-        first = across == shapes[0][0]  # as the camera has it
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width or (across if first else round(height * across / down)))
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height or (down if first else round(width * down / across)))
+    now = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    for across, down in (tuple(now), *((round(height * aspect), round(width / aspect)) for aspect in (16 / 9, 4 / 3))):
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width or across)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height or down)
         if int(capture.get(side)) == (width or height):
             return

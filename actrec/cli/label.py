@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         "written": [*map(str, outputs)],
     }
     print(json.dumps({"events": events, **figures}) if args.json else table(events, figures))
-    until = f"{result.seconds:.1f} of {result.whole_s:.1f} s: the results are of this part" if result.whole_s else ""
+    until = f"{result.seconds:.1f} of {result.whole_s:.1f} s: the results are of this part"
     if result.is_interrupted:
         problems.append(f"interrupted at {until}")
     elif result.problem:

@@ -54,11 +54,12 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
     """
     path, config = existing_path(path), config or RecordingConfig()
     kind = detect_format(path)
-    if config.mirror == "yes" and (kind == "skeleton" or (kind == "bag" and SKELETONS in message_types(path))):
+    holds_joints = kind == "skeleton" or (kind == "bag" and SKELETONS in message_types(path))
+    if config.mirror == "yes" and holds_joints:
         raise ConfigError(f"'{path}' holds joints, and mirror=yes flips images alone: leave it out")
     if kind == "skeleton":
         sequence = read_skeleton_file(path, config, hands=True)
-    elif kind == "bag" and SKELETONS in message_types(path):
+    elif holds_joints:
         bag = SkeletonBagRecording(path, config)
         with bag:
             frames = list(bag.frames())

@@ -397,7 +397,7 @@ class CameraNode(ActrecNode[CameraConfig]):
 
     def _reopen(self, camera: Camera, reading: _Reading) -> None:
         """Close and open the camera again, with growing pauses, until it answers or the node stops."""
-        pause, began, serial = self.config.retry_s, time.monotonic(), self._serial
+        pause, began = self.config.retry_s, time.monotonic()
         while not reading.stop.wait(pause):
             try:
                 with self.working(f"opening camera '{self.config.driver}' again: {self.last_error}"):
@@ -413,7 +413,7 @@ class CameraNode(ActrecNode[CameraConfig]):
                 if reading.stop.is_set():  # the node has closed it before it was opened
                     self._close(camera)
                 else:
-                    if camera.serial != serial:  # another one
+                    if camera.serial != self._serial:  # another one
                         self._serial = camera.serial
                         self._withdraw_up()
                         self._publish_mount(camera)

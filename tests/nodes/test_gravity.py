@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,18 +101,23 @@ def test_camera_node_withdraws_the_direction_of_an_accelerometer_that_falls_sile
     assert gravity.up_from_vector(found[2].vector) is not None
 
 
-def test_camera_node_withdraws_its_direction_when_it_stops(host, add, peer) -> None:
-    """The next activation may be of another camera or with another mount, and latched messages stay."""
+def check_withdrawn(host, add, peer, up: np.ndarray, change: Callable[[CameraNode], object], **parameters) -> None:
+    """Start a camera node without an accelerometer, whose direction `up` must be withdrawn after `change`."""
     peer.subscribe(Vector3Stamped, topics.UP, topics.LATCHED)
     size = {"simulated__width": 64, "simulated__height": 48, "simulated__gravity": False}
-    node = add(CameraNode, driver="simulated", mount="upside_down", **size)
+    node = add(CameraNode, driver="simulated", **size, **parameters)
     assert host.start() is None
     found = peer.received[topics.UP]
     peer.wait_until(lambda: len(found) == 1)
-    np.testing.assert_allclose(gravity.up_from_vector(found[0].vector), UPSIDE_DOWN, atol=1e-6)
-    node.trigger_deactivate()
+    np.testing.assert_allclose(gravity.up_from_vector(found[0].vector), up, atol=1e-6)
+    change(node)
     peer.wait_until(lambda: len(found) == 2)
     assert gravity.up_from_vector(found[1].vector) is None
+
+
+def test_camera_node_withdraws_its_direction_when_it_stops(host, add, peer) -> None:
+    """The next activation may be of another camera or with another mount, and latched messages stay."""
+    check_withdrawn(host, add, peer, UPSIDE_DOWN, CameraNode.trigger_deactivate, mount="upside_down")
 
 
 def test_camera_node_another_camera_does_not_keep_the_mount(host, add, peer, monkeypatch, tmp_path: Path) -> None:
@@ -131,16 +136,7 @@ def test_camera_node_another_camera_does_not_keep_the_mount(host, add, peer, mon
 
     monkeypatch.setattr(SimulatedCamera, "read", unplugged)
     monkeypatch.setattr(SimulatedCamera, "live", True)
-    peer.subscribe(Vector3Stamped, topics.UP, topics.LATCHED)
-    size = {"simulated__width": 64, "simulated__height": 48, "simulated__gravity": False}
-    add(CameraNode, driver="simulated", retry_s=0.01, **size)
-    assert host.start() is None
-    found = peer.received[topics.UP]
-    peer.wait_until(lambda: len(found) == 1)
-    np.testing.assert_allclose(gravity.up_from_vector(found[0].vector), TILTED, atol=1e-6)
-    lost.set()
-    peer.wait_until(lambda: len(found) == 2)
-    assert gravity.up_from_vector(found[1].vector) is None
+    check_withdrawn(host, add, peer, TILTED, lambda _: lost.set(), retry_s=0.01)
 
 
 @pytest.mark.parametrize("moving", [False, True])

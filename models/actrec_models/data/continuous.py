@@ -35,6 +35,11 @@ class ActionStream:
     actions: tuple[LabeledClip, ...]
 
     @property
+    def end_s(self) -> float:
+        """Time of the last frame, s, as the times of the actions count (`SkeletonSequence.start_ns`)."""
+        return (int(self.sequence.stamps_ns[-1]) - self.sequence.start_ns) / NANOSECONDS
+
+    @property
     def minutes(self) -> float:
         """Length of the recording, min."""
         stamps = self.sequence.stamps_ns

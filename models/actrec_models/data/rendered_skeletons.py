@@ -42,6 +42,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.utils.folders import write_file
 from actrec.utils.geometry import rotation, unit
+from actrec_models.data.samplers import ORIGIN
 
 FPS = 15.0
 
@@ -337,9 +338,7 @@ def read(path: Path, layout: str = CANONICAL) -> list[Clip]:
     return [Clip(str(name), int(label), stamps, bodies[None], {"up": up}) for name, label, stamps, bodies, up in rows]
 
 
-RENDERED, ORIGIN = "rendered", "origin"
-"""The set of rendered clips, and the key of their metadata that names the set of the originals."""
-
+RENDERED = "rendered"
 """Name of the set of rendered clips (`Sampling.balance_by`)."""
 
 

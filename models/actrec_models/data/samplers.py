@@ -19,6 +19,9 @@ from actrec.datasets.base import ClipDataset
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 
+ORIGIN = "origin"
+"""Key of a rendered clip's metadata that names the set of its original."""
+
 Draw = tuple[int, int, int]
 """Epoch, index of the clip, and number of its repeat in the epoch."""
 
@@ -149,7 +152,7 @@ class Validation:
 
     def group(self, meta: Mapping[str, int | str]) -> int | str | None:
         """Return the group of a clip by its metadata, None without one; of a rendered clip its original's."""
-        return meta.get("origin") or meta.get(self.by) if self.by == "set" else meta.get(self.by)
+        return meta.get(ORIGIN) or meta.get(self.by) if self.by == "set" else meta.get(self.by)
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):

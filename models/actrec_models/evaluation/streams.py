@@ -116,8 +116,7 @@ def open_streams(
 
 def _open_stream(path: Path, config: RecordingConfig, actions: Sequence[LabeledClip]) -> ActionStream:
     stream = ActionStream(_bodies(path, config), tuple(actions))
-    ids = stream.sequence.body_ids
-    duration_s = (int(stream.sequence.stamps_ns[-1]) - stream.sequence.start_ns) / NANOSECONDS
+    ids, duration_s = stream.sequence.body_ids, stream.end_s
     for action in actions:
         if action.body and action.body not in ids:
             raise InputError(f"'{path}' has no body '{action.body}' for '{action.label}'; it has {', '.join(ids)}")
@@ -268,7 +267,7 @@ def _shows(action: LabeledClip, label: str, body_id: str, at_s: float) -> bool:
 
 
 def _end_s(action: LabeledClip, stream: ActionStream) -> float:
-    return min(action.end_s, (int(stream.sequence.stamps_ns[-1]) - stream.sequence.start_ns) / NANOSECONDS)
+    return min(action.end_s, stream.end_s)
 
 
 def _add_labels(

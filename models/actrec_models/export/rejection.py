@@ -61,10 +61,8 @@ class CalibratedRejection:
 
     def accepts(self, logits: np.ndarray) -> np.ndarray:
         """Return [N] whether logits [N, classes] give a label, as `actrec.inference.session.Session` decides it."""
-        if not self.threshold:
-            accepted: np.ndarray = logits.max(axis=1) >= self.background
-            return accepted
-        return self.confidence(logits) >= self.threshold
+        scaled = _ScaledLogits(logits, self.temperature)
+        return scaled.confidence(self.background) >= self.threshold if self.threshold else scaled.above(self.background)
 
     def for_package(self, calibrated_on: str) -> package.Rejection:
         """Return the rejection as a package stores it."""

@@ -97,7 +97,7 @@ def recalibrate(
             raise ConfigError(
                 f"{base.name} was trained with another {' and '.join(other)} than the recipe's: use its own"
             )
-        rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
+        rejection.check_held_out(recipe, own, base.inputs)
     roots, session = (data_root, root), inference.load(base.path, exporter.REFERENCE)
     sessions = _load_left_out(left_out, base)
     if not left_out and (obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots)):

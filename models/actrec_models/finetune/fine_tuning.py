@@ -406,8 +406,9 @@ def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:
             "figures too high: choose another --from"
         )
     rejected = figures["unknown_rejected"]
-    if not result.rejection.threshold and result.rejection.background is None:
-        lines.append(f"no threshold separates these actions from others: {result.rejection.note}")
+    if not result.rejection.threshold:
+        better = "" if result.rejection.background is None else " better than the background"
+        lines.append(f"no threshold separates these actions from others{better}: {result.rejection.note}")
     if not figures["unknown_clips"]:
         lines.append("no recording is labeled unknown: record other actions of the place with --label unknown")
     elif rejected is not None and rejected < _WEAK:

@@ -190,9 +190,8 @@ class TrainingRun:
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint, self.recordings = fingerprint(whole, background), whole.identities()
         self.background = background
-        self.initial_trainings: tuple[
-            dict[str, Any], ...
-        ] = ()  # trainings of the initial weights, and on others' clips
+        # Trainings of the initial weights, and on the background's clips of another dataset.
+        self.initial_trainings: tuple[dict[str, Any], ...] = ()
         if background is not None:
             self.recordings += background.identities()
             if not any(background.metas):  # of the unknown_dataset, not labeled unknown in the recipe's own
