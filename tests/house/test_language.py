@@ -11,7 +11,7 @@ LIMITS = {
     "calibration": 0,
     "benchmarks": 0,
     "launch": 0,
-    "tests": 1,
+    "tests": 0,
     "docs": 0,
     "README.md": 0,
     "CONTRIBUTING.md": 0,

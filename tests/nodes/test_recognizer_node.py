@@ -241,7 +241,7 @@ def test_load_model_replaces_the_model_between_frames(make: Make, tiny: str, tmp
 
 
 def test_load_model_of_hands_ends_the_events_of_bodies(make: Make, tiny: str, tmp_path: Path) -> None:
-    """No hand comes, as nobody publishes any; what was labeled before must not stay."""
+    """No hand comes, as no node finds any; events of bodies must end nevertheless."""
     spec = InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW)
     hands = write_any(tmp_path / "hands", (spec,), WINDOW)
     graph = make(model=tiny, stale_s=3.0)

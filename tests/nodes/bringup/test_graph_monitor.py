@@ -34,7 +34,7 @@ def test_monitor_keeps_the_newest_changes_and_bodies(context: Any, host: Any, mo
     assert monitor.labels == 200
 
 
-def test_monitor_shows_what_is_performed_beside_the_labels(
+def test_monitor_shows_actions_beside_the_labels(
     context: Any, host: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitor = GraphMonitor([], run_command.Lines().show, context=context)
