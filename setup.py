@@ -87,7 +87,7 @@ CORE = [
     "scipy",
     "tqdm",
     "onnxruntime>=1.17",
-    "av>=12",
+    "av>=14.1",
 ]
 CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"
 RTX = [

@@ -47,6 +47,11 @@ create() { # unless there is one; its creation may have been interrupted
   .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$@" .venv
 }
 if [ "$ros" = wheels ]; then
+  if [ "$(uname -sm)" != "Linux x86_64" ]; then
+    echo "actrec: ROS 2's wheels are for Linux on x86_64, this is $(uname -sm): source a ROS 2 distribution first, or without" \
+      "nodes: pip install ." >&2
+    exit 1
+  fi
   files=(ros-wheels core)
   # pip would treat packages on these paths as installed.
   unset PYTHONPATH

@@ -142,8 +142,9 @@ class ReplayCamera(Camera):
         self.paced = self.config.rate > 0
         if not self.config.path:
             raise ConfigError("the replay driver needs a recording: set its option path")
+        self._has_color = True
         with contextlib.suppress(ActrecError, ImportError):  # raised by `open`
-            self.has_depth = self._finds_depth()
+            self._has_color, self.has_depth = self._find_contents()
         self._decoder: Decoder | None = None
         self._pace = Pace(self.config.rate)
 
@@ -155,30 +156,24 @@ class ReplayCamera(Camera):
     @property
     def has_color(self) -> bool:
         """Whether the recording has images; true if it cannot be read, which `open` reports."""
-        with contextlib.suppress(ActrecError):
-            if (kind := self._kind()) == "bag":
-                from actrec.recordings.rosbag import image_bag  # needs rosbags
-
-                return image_bag.has_images(expanded(self.config.path))
-            return kind != "skeleton"
-        return True
+        return self._has_color
 
     def _kind(self) -> str:
         return detect_format(self.config.path) if self.config.format == "auto" else self.config.format
 
-    def _finds_depth(self) -> bool:
+    def _find_contents(self) -> tuple[bool, bool]:
+        """Return whether frames have images, and whether they may have depth."""
         kind, path = self._kind(), expanded(self.config.path)
-        if kind == "video" or self.config.depth_topic == "none":
-            return False
+        has_color, has_depth = kind != "skeleton", kind != "video"
         if kind == "folder":
             from actrec.recordings import image_folder  # needs OpenCV
 
-            return image_folder.has_depth(path)
-        if kind == "bag" and self.has_color:
+            has_depth = image_folder.has_depth(path)
+        elif kind == "bag":
             from actrec.recordings.rosbag import image_bag  # needs rosbags
 
-            return image_bag.has_depth(path, self.config)
-        return True
+            has_color, has_depth = image_bag.contents(path, self.config)
+        return has_color, has_depth and self.config.depth_topic != "none"
 
     def open(self) -> None:
         """Open the recording and start decoding."""

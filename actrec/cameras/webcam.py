@@ -73,6 +73,7 @@ class WebcamCamera(Camera):
     def __init__(self, **options: Any):
         self.config: WebcamConfig = build(WebcamConfig, options)
         self.serial = self.config.serial
+        self._is_assumed = False  # the field of view
         if self.config.fourcc and len(self.config.fourcc) != 4:
             raise ConfigError(f"fourcc is '{self.config.fourcc}', expected four characters such as MJPG")
         source = self.config.source
@@ -133,8 +134,8 @@ class WebcamCamera(Camera):
         return RgbdFrame(stamp_ns, color, None, intrinsics, self.config.frame_id)
 
     def calibration(self) -> CameraFiles:
-        """Return the calibration of the frames."""
-        return CameraFiles(self.serial, self.intrinsics)
+        """Return the calibration of the frames, without intrinsics that are assumed."""
+        return CameraFiles(self.serial, None if self._is_assumed else self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:
         """Return the number of frames dropped for a newer one, and the time from capture to arrival."""
@@ -223,10 +224,12 @@ class WebcamCamera(Camera):
 
     def _find_intrinsics(self, width: int, height: int) -> Intrinsics:
         c = self.config
+        self._is_assumed = False
         if c.intrinsics:
             return scale_to_size(calibration_files.from_yaml(expanded(c.intrinsics)), width, height)
         if c.serial and (own := calibration_files.load(c.serial, parts=(COLOR,)).color) is not None:
             return scale_to_size(own, width, height)
+        self._is_assumed = True
         if not self._has_warned:
             self._has_warned = True
             logger.warning(

@@ -472,10 +472,10 @@ def check_transport(measure: Callable[..., dict[str, float]], seconds: float = 2
     """
     yield from check_socket_buffers()
     remedies = {
-        "images, actrec's profile": "unset your own Fast DDS settings (FASTRTPS_DEFAULT_PROFILES_FILE, "
-        "FASTDDS_BUILTIN_TRANSPORTS), and free /dev/shm; or run everything in one process with fewer nodes",
-        "images, default profile": "programs other than actrec's lose these images: start them with "
-        "FASTRTPS_DEFAULT_PROFILES_FILE=<share of actrec>/config/fastdds.xml",
+        "images, actrec's profile": "unset your own Fast DDS settings (FASTRTPS_DEFAULT_PROFILES_FILE, FASTDDS_DEFAULT_"
+        "PROFILES_FILE, FASTDDS_BUILTIN_TRANSPORTS), and free /dev/shm; or run all in one process with fewer nodes",
+        "images, default profile": "programs other than actrec's lose these images: start them with FASTRTPS_DEFAULT_"
+        "PROFILES_FILE (after Jazzy: FASTDDS_DEFAULT_PROFILES_FILE)=<share of actrec>/config/fastdds.xml",
     }
     for (name, remedy), with_profile in zip(remedies.items(), (True, False), strict=True):
         try:

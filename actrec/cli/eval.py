@@ -152,6 +152,8 @@ def _score_streams(args: argparse.Namespace) -> int:
     given = config.build(RecordingConfig, config.parse_pairs(args.recording, "--recording"))
     recordings = streams.open_streams(args.stream, args.labels, given)
     opened = protocol.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
+    for model in opened:
+        streams.check_model(model.session)
     scores = {
         name: streams.evaluate(model.session, recordings, progress=not args.quiet)
         for name, model in zip(args.models, opened, strict=True)

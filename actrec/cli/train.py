@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     add_root_argument(parser)
     add_recording_argument(parser)
-    add("--out", type=expanded, required=True, help="folder for checkpoints and metrics.csv")
+    add("--out", type=expanded, required=True, help="folder for checkpoints and log/version_N/metrics.csv")
     add_init_argument(parser)
     add("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
     repeat = parser.add_mutually_exclusive_group().add_argument

@@ -213,6 +213,9 @@ def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> 
         known_clips = training()
     except (InputError, DeviceError):  # a folder with a test part only
         return {}
+    acted = [meta.get("set") == "acted" for meta in known_clips.metas]
+    if any(acted):  # performances are no recordings
+        known_clips = known_clips.subset(np.flatnonzero(~np.array(acted)))
     if len(known_clips) > READ_AT_MOST and not isinstance(known_clips, PreparedDataset):
         return {}
     known: dict[bytes, int] = {}

@@ -4,6 +4,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,7 +53,9 @@ class Acted(Source):
         return self._performances("unknown", -1, _UNKNOWN * self.config.clips)
 
     def _performances(self, name: str, label: int, count: int) -> list[Entry]:
-        return [Entry(f"{name} {k}", label, {"subject": k % _PEOPLE, "take": k}) for k in range(count)]
+        # A prepared store performs an item again if the code has changed.
+        meta = {"code": hashlib.sha256(_code()).hexdigest()[:16]}
+        return [Entry(f"{name} {k}", label, {"subject": k % _PEOPLE, "take": k, **meta}) for k in range(count)]
 
     def read(self, entry: Entry) -> Clip:
         """Perform an item."""
@@ -68,7 +71,12 @@ class Acted(Source):
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the SHA-256 of the items' names and of the code that performs them."""
         digest = hashlib.sha256("\n".join(f"{entry.name} {entry.label}" for entry in entries).encode())
-        for module in (gestures, movements, performance, posture, actions):
-            for part in content(Path(str(module.__file__))):
-                digest.update(part)
+        digest.update(_code())
         return digest.hexdigest()
+
+
+@cache
+def _code() -> bytes:
+    """Return the code that performs the items."""
+    modules = (gestures, movements, performance, posture, actions)
+    return b"".join(part for module in modules for part in content(Path(str(module.__file__))))

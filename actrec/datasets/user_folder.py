@@ -251,7 +251,11 @@ class Folder(Source):
     def _entries(self) -> list[Entry]:
         classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: UNKNOWN_LABEL}
         bodies = Counter(clip.span for clip in self._clips)
-        return [_entry(clip, classes[clip.label], self.root, bodies[clip.span] > 1) for clip in self._clips]
+        file = Path(self.recording.intrinsics).expanduser()
+        # Not in `identity`: a recording stays the same with another lens, its joints do not.
+        lens = hashlib.sha256(b"".join(content(file))).hexdigest()[:16] if file.is_file() else ""
+        lenses = {"lens": lens} if lens else {}
+        return [_entry(clip, classes[clip.label], self.root, bodies[clip.span] > 1, lenses) for clip in self._clips]
 
     def _path(self, entry: Entry) -> Path:
         return self.root / str(entry.meta["recording"])
@@ -260,7 +264,7 @@ class Folder(Source):
         return {**self.__dict__, "_last": None, "_identities": {}}  # another process reads its own
 
 
-def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:
+def _entry(clip: LabeledClip, label: int, root: Path, shared: bool, lens: dict[str, str]) -> Entry:
     end_ms = -1 if clip.end_s == math.inf else round(1e3 * clip.end_s)
     span = "" if clip.whole else f"@{clip.start_s:g}-{'' if end_ms < 0 else f'{clip.end_s:g}'}"
     meta: dict[str, int | str] = {
@@ -270,6 +274,7 @@ def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:
         "part": clip.part,
         "start_ms": round(1e3 * clip.start_s),
         "end_ms": end_ms,
+        **lens,
     }
     body_suffix = f"#{clip.body}" if shared else ""
     return Entry(clip.recording + span + body_suffix, label, meta, {"recording": root / clip.recording})

@@ -99,6 +99,14 @@ def color(encoding: str, image: np.ndarray) -> np.ndarray:
     return image if encoding == "rgb8" else cv2.cvtColor(image, _TO_RGB[encoding])
 
 
+def infrared(image: np.ndarray) -> np.ndarray:
+    """Return a 16-bit infrared image [H, W] as [H, W, 3] uint8, with its contrast stretched."""
+    # Infrared decreases with the square of the distance.
+    low, high = np.percentile(image, [1, 99])
+    stretched = np.round(255 * np.sqrt(np.clip((image - low) / max(high - low, 1), 0, 1))).astype(np.uint8)
+    return np.repeat(stretched[..., None], 3, axis=2)
+
+
 def check_depth_encoding(encoding: str) -> None:
     """Raise InputError, with the reason, if an encoding cannot hold depth."""
     if encoding in DEPTH_ENCODINGS:

@@ -363,7 +363,7 @@ def _parse_pose(row: dict[str, Any]) -> np.ndarray:
 
 # -- live --------------------------------------------------------------------------------------------------------------
 
-POSES_FILE = "poses.csv"
+POSES_FILE, LENS_FILE = "poses.csv", "color.yaml"
 MAX_POSE_SILENCE_S = 10.0
 MAX_REST_M, MAX_REST_DEG = 1e-3, 0.1  # motion of the hand that still counts as resting
 
@@ -381,7 +381,7 @@ class HandConfig:
 
 
 class HandEyeCollector:
-    """Collects views of a robot in new poses, and saves their images and `POSES_FILE` in a folder.
+    """Collects views of a robot in new poses, and saves their images, `POSES_FILE` and `LENS_FILE` in a folder.
 
     Attributes:
         views: Collected views.
@@ -412,6 +412,10 @@ class HandEyeCollector:
             folders.write_file(self._folder / POSES_FILE, "".join(f"{line}\n" for line in lines).encode())
         self.todo = self._next_instruction()
         return is_new
+
+    def save_lens(self, camera: Intrinsics) -> None:
+        """Write the lens of the images beside them."""
+        calibration_files.write_intrinsics(self._folder / LENS_FILE, camera, "color")
 
     def _resting_pose(self, stamp_ns: int) -> np.ndarray | None:
         """Return the pose; None if it is unknown, or the hand moves: the image's stamp is then too late."""
@@ -459,17 +463,20 @@ def collect(
             camera = calibration_files.scale_to_size(known, width, height)
         if camera is None:
             if image.stamp_ns - first_ns > views.READ_TIMEOUT_S * NANOSECONDS:
-                raise InputError(
-                    "the camera's intrinsics are unknown, and the images have no camera_info: run actrec calibrate "
-                    "intrinsics first, or name a file with --intrinsics"
-                )
+                break
             continue
         views.check_size("the image", image.color, camera)
-        collector.update(image)
+        if collector.update(image):
+            collector.save_lens(camera)
         line = f"{len(collector.views)} views; {collector.todo or 'enough'}"
         if line != last_line:
             log(line)
         last_line = line
         if not collector.todo:
             break
+    if camera is None and first_ns is not None:
+        raise InputError(
+            "the camera's intrinsics are unknown, and the images have no camera_info: run actrec calibrate intrinsics "
+            "first, or name a file with --intrinsics"
+        )
     return collector.views, camera

@@ -17,7 +17,7 @@ from actrec import cameras
 from actrec.cameras.base import Camera
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
 from actrec.recordings import image_folder
-from actrec.recordings.image_decoding import depth_in_millimeters
+from actrec.recordings.image_decoding import depth_in_millimeters, infrared
 from actrec.recordings.image_folder import IMAGE_SUFFIXES, image_files
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import folders
@@ -92,11 +92,7 @@ def read_image(path: Path) -> ColorImage:
     image = image_folder.read_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     if image.dtype == np.uint8:
         return ColorImage(path.name, 0, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    # Infrared decreases with the square of the distance.
-    gray = image.mean(axis=2)
-    low, high = np.percentile(gray, [1, 99])
-    stretched = np.round(255 * np.sqrt(np.clip((gray - low) / max(high - low, 1), 0, 1))).astype(np.uint8)
-    return ColorImage(path.name, 0, np.repeat(stretched[..., None], 3, axis=2))
+    return ColorImage(path.name, 0, infrared(image.mean(axis=2)))
 
 
 def view_of(board: Board, image: ColorImage) -> BoardView | None:
@@ -263,17 +259,29 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 # -- live --------------------------------------------------------------------------------------------------------------
 
 
+def check_serial(own: str, given: str) -> None:
+    """Raise ConfigError if a camera has another serial number than the one that names its files."""
+    if own and given and own != given:
+        raise ConfigError(f"the camera's serial number is {own}, not {given}: give it with --serial")
+
+
 @contextlib.contextmanager
-def open_driver(driver: str, options: dict[str, Any]) -> Iterator[ReadImage]:
-    """Open a driver of `actrec.cameras.DRIVERS`, without ROS; yield a function that returns the next image."""
+def open_driver(driver: str, options: dict[str, Any], serial: str = "") -> Iterator[ReadImage]:
+    """Open a driver of `actrec.cameras.DRIVERS`, without ROS; yield a function that returns the next image.
+
+    Images have the camera's calibration, None if it is assumed. Raises ConfigError if the camera has another serial
+    number than `serial`.
+    """
     numbers = itertools.count(1)
     with cameras.create(driver, **options) as camera:
+        calibration = camera.calibration()
+        check_serial(calibration.serial, serial)
 
         def read(timeout_s: float) -> ColorImage:
             frame = camera.read(timeout_s)
             if frame.color is None:
                 raise InputError(f"driver {driver} has no images here, only joints: choose a camera or a recording")
-            return ColorImage(f"frame_{next(numbers):06d}", frame.stamp_ns, frame.color, frame.intrinsics)
+            return ColorImage(f"frame_{next(numbers):06d}", frame.stamp_ns, frame.color, calibration.color)
 
         yield read
 

@@ -10,6 +10,7 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
+from actrec.recordings import image_decoding
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import rectified
 from actrec.utils.errors import DeviceError, InputError
@@ -19,6 +20,7 @@ from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.subscriptions import Subscription, why_silent
 from actrec_nodes.common.tf import TfPoses
 
+INFRARED_ENCODINGS = ("mono16", "16UC1")
 TF_STEP_S = 0.05  # between looks for the first pose
 ROBOT_WAIT_S = 0.3  # wait for a resting robot's pose: joint states come at a few Hz and more
 
@@ -28,7 +30,7 @@ class ImageTopicNode(Node):
 
     def __init__(self, topic: str, **node_options: Any):
         super().__init__("calibration_images", **node_options)
-        self._newest: Image | None = None
+        self._newest: tuple[int, Image] | None = None
         self._intrinsics: Intrinsics | None = None
         self._received = threading.Condition()
         try:
@@ -56,7 +58,7 @@ class ImageTopicNode(Node):
 
         Raises:
             DeviceError: No image arrives; the message says whether the topic has a publisher.
-            InputError: Its encoding is no color or gray one.
+            InputError: Its encoding is no color, gray or infrared one.
         """
         with self._received:
             if not self._received.wait_for(lambda: self._newest is not None, timeout_s):
@@ -64,13 +66,20 @@ class ImageTopicNode(Node):
                 raise DeviceError(
                     f"no image came on {topic} within {timeout_s:g} s: {why_silent(self, topic, Image, ())}"
                 )
-            message, self._newest = self._newest, None
-        assert message is not None
-        return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_color(message), self._intrinsics
+            newest, self._newest = self._newest, None
+        assert newest is not None
+        stamp_ns, message = newest
+        if message.encoding in INFRARED_ENCODINGS:
+            color = image_decoding.infrared(image_decoding.pixels(message, INFRARED_ENCODINGS))
+        else:
+            color = conversions.image_to_color(message)
+        return stamp_ns, color, self._intrinsics
 
     def _on_image(self, message: Image) -> None:
+        # A driver that sets no stamp: the arrival, as time tells whether the board is at rest.
+        stamp_ns = conversions.stamp_to_ns(message.header.stamp) or self.get_clock().now().nanoseconds
         with self._received:
-            self._newest = message
+            self._newest = stamp_ns, message
             self._received.notify()
 
     def _on_info(self, message: CameraInfo) -> None:

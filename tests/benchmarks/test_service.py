@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not there: source a distribution or scripts/env.sh")
 pytest.importorskip("actrec_msgs.msg", reason="the messages are not built: make build")
 
-from benchmarks.faults.live_graph import START_S, camera_arguments, choose_domain, run_command, running
+from benchmarks.faults.live_graph import START_S, camera_arguments, run_command, running
 from benchmarks.faults.service import ROOT, Service, Systemd
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
@@ -65,10 +65,8 @@ class Watched(Service):
 
 
 @pytest.mark.slow
-def test_service_reports_a_graph_restarts_it_and_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_reports_a_graph_restarts_it_and_ends_it() -> None:
     """A graph whose main process stops is started again by the watchdog."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", "0")
-    choose_domain(None)
     command = run_command(NODES, *camera_arguments(width=320, height=240, fps=10.0))
     command.remove("--processes")  # one starts faster
     with running(NODES, command=command, kind=Watched, wait=False) as graph:

@@ -1,5 +1,6 @@
 """The commands `actrec calibrate board`, `intrinsics` and `check`, from folders and live."""
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
-from actrec.cli.calibrate import rig
+from actrec.cli.calibrate import lens, rig
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry
@@ -119,6 +120,28 @@ def test_check_other_size_needs_same_aspect(images, work_folder, capsys):
     assert "of another aspect" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        ["--topic", "camera/image_rect_color"],
+        ["--driver", "azure_kinect", "--driver-option", "rectify=true"],
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "intrinsics"])
+def test_rectified_images_are_refused(work_folder, capsys, command, source):
+    path = calibration_files.path_of("0123", COLOR)
+    calibration_files.write_intrinsics(path, VGA, "0123_color")
+    before = path.read_bytes()
+    words = ["--overwrite"] if command == "intrinsics" else []
+    assert status([command, *source, "--serial", "0123", *words]) == 2
+    assert "raw" in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_topic_of_a_stereo_module_is_not_refused():
+    arguments = argparse.Namespace(topic="camera/infra1/image_rect_raw", driver=None, driver_option=[])
+    lens._refuse_rectified(arguments)
+
+
 def test_calibrate_wrong_use_exits_with_two(images, work_folder, capsys):
     for arguments, message in (
         ([], "name a calibration"),
@@ -190,7 +213,7 @@ def test_hand_eye_driver_reads_files_of_the_given_folder(video, work_folder, mon
     assert status([*command, "--cameras", str(work_folder / "own")]) == 1
     assert "is for 1280×720 images and these are 640×480" in capsys.readouterr().err
     assert status(command) == 1
-    assert "0 views of the board are too few" in capsys.readouterr().err
+    assert "the camera's intrinsics are unknown" in capsys.readouterr().err, "an assumed field of view is no lens"
     assert calibration_files.search_folders() == [work_folder / "cameras"]
 
 

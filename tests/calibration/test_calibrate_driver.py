@@ -142,6 +142,15 @@ def test_depth_other_serial_is_refused_before_views(camera, capsys):
     assert f"the camera's serial number is {camera.serial}, not other" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["intrinsics", "hand-eye"])
+def test_calibrate_other_serial_is_refused_before_views(camera, monkeypatch, capsys, command):
+    monkeypatch.setattr(rig, "open_poses", lambda base, gripper, waiting: nullcontext(None))
+    source = ["--driver", "realsense", "--driver-option", "fps=15", "--driver-option", f"serial={camera.serial}"]
+    words = ["--mount", "hand", "--parent", "tool0", "--base", "base_link"] if command == "hand-eye" else []
+    assert main(["calibrate", command, *source, *words, "--serial", "other", *ARGUMENTS]) == 2
+    assert f"the camera's serial number is {camera.serial}, not other" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["intrinsics", "depth", "floor"])
 def test_calibrate_damaged_file_to_replace_does_not_block_the_camera(camera, monkeypatch, capsys, command):
     monkeypatch.setattr(views, "READ_TIMEOUT_S", 0.5)

@@ -14,6 +14,7 @@ from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import DepthGeometry, quaternion
 from actrec.utils.errors import DeviceError
+from actrec.utils.gravity import angles_from_up
 from actrec_calibration import views as views_module
 from actrec_calibration.board import Board
 from actrec_calibration.poses import invert, pose_difference
@@ -163,7 +164,10 @@ def test_depth_of_replayed_views_are_saved_and_calibrate_alike(cameras, tmp_path
     assert "5 views, saved in 'depth_0123_2'" in capsys.readouterr().err
     found = calibration_files.load("0123").geometry
     assert found.bias == pytest.approx(0.012, abs=0.001) and (found.to_color == RIG.to_color).all()
-    assert cli.main([*command, "depth_0123_2"]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "depth_0123_2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "sigma_mm" not in report["depth_to_color"], "registered depth does not determine it"
     assert calibration_files.load("0123").geometry.bias == pytest.approx(found.bias, abs=2e-4)
     assert len(list((tmp_path / "depth_0123/color").iterdir())) == 2, "an earlier run keeps its views"
 
@@ -260,7 +264,9 @@ def test_floor_from_folder_writes_mount(tmp_path, capsys):
     mount = calibration_files.load("0123").mount
     meters, degrees = pose_difference(mount.pose, room.camera)
     assert status == 0 and meters < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
-    assert abs(report["height_m"] - (room.camera @ rig.to_color)[2, 3]) < 0.002
+    assert report["height_m"] == pytest.approx(mount.pose[2, 3], abs=1e-4)
+    roll, pitch = angles_from_up(mount.pose[2, :3])
+    assert (report["roll_deg"], report["pitch_down_deg"]) == pytest.approx((roll, pitch), abs=1e-3)
 
 
 def test_points_from_skeletons_writes_camera_file(data_root, capsys):

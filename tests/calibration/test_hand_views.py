@@ -110,8 +110,14 @@ def test_hand_eye_rectified_topic_uses_camera_info(tmp_path, monkeypatch):
     command = ["calibrate", "hand-eye", "--topic", "camera/image_rect_color", "--mount", "hand", "--parent", "tool0"]
     command += ["--base", "base_link", "--serial", "77", "--cameras", str(tmp_path), "--keep", str(tmp_path / "kept")]
     assert main(command) == 0
-    meters, degrees = pose_difference(calibration_files.load("77", tmp_path).mount.pose, robot.arm.camera)
+    found = calibration_files.load("77", tmp_path).mount.pose
+    meters, degrees = pose_difference(found, robot.arm.camera)
     assert meters < 0.002 and degrees < 0.1
+    kept = ["calibrate", "hand-eye", str(tmp_path / "kept"), "--poses", str(tmp_path / "kept" / POSES_FILE)]
+    kept += ["--mount", "hand", "--parent", "tool0", "--serial", "77", "--cameras", str(tmp_path), "--overwrite"]
+    assert main(kept) == 0, "with the lens that was saved beside the views, not with the raw one"
+    again = calibration_files.load("77", tmp_path).mount.pose
+    assert pose_difference(again, found) == pytest.approx((0, 0), abs=1e-6)
 
 
 def test_hand_eye_camera_file_of_another_size_is_scaled_and_earlier_views_stay(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from actrec.cameras.base import Camera
 from tests.documents import blocks, documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,31 @@ def anchors(text: str) -> set[str]:
 def test_documents_are_short() -> None:
     counted = {name: words(text) for name, text in documents().items() if not name.startswith(NOT_COUNTED)}
     assert sum(counted.values()) <= MOST_WORDS, sorted(counted.items(), key=lambda item: -item[1])
+
+
+def test_issue_templates_ask_for_no_images_of_people() -> None:
+    for file in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        text = file.read_text(encoding="utf-8")
+        for command in re.findall(r"`actrec record ([^`]*)`", text):
+            assert "--topics" in command and "image_raw" not in command, file.name
+        assert "--images" not in text
+
+
+def test_contributing_names_each_abstract_member_of_a_driver() -> None:
+    (line,) = (line for line in documents()["CONTRIBUTING.md"].splitlines() if "a subclass of `Camera`" in line)
+    assert {name for name in Camera.__abstractmethods__ if f"`{name}" not in line} == set()
+
+
+def test_load_model_examples_name_a_shipped_package_or_a_whole_path() -> None:
+    """The recognizer's folder is another one than the shell's."""
+    named = [name for text in documents().values() for name in re.findall(r"\{package: ([^}]*)\}", text)]
+    assert named
+    for name in named:
+        assert name.startswith("$PWD/") or (ROOT / "models/zoo" / name).is_dir(), name
+
+
+def test_security_pages_name_the_usage_data_of_rerun() -> None:
+    assert all("rerun analytics disable" in documents()[page] for page in ("docs/security.md", "SECURITY.md"))
 
 
 def test_brackets_in_shell_blocks_are_quoted() -> None:

@@ -109,6 +109,13 @@ def test_make_venv_environment_survives_a_wrong_shell(project: Path, held: str, 
     assert (project / ".venv/.ready").exists()
 
 
+def test_make_venv_wheels_on_arm64_are_refused_with_a_remedy(project: Path) -> None:
+    stand_in(project, "echo Linux aarch64", "bin/uname")
+    path = f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = make_venv(project, stand_in(project, "exit 0", "python"), PATH=path)
+    assert done.returncode == 1 and "source a ROS 2 distribution first" in done.stderr
+
+
 def test_make_venv_interrupted_creation_is_repeated(project: Path) -> None:
     stand_in(project, "exit 1")  # without pip
     log = project / "calls"

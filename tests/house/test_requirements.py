@@ -55,6 +55,12 @@ def test_pins_lie_in_the_ranges(extra: str, setup: dict[str, Any]) -> None:
         assert all(requirement.specifier.contains(version) for version in versions), text
 
 
+def test_videos_need_the_rotation_of_frames(setup: dict[str, Any]) -> None:
+    """PyAV has it since 14.1."""
+    (av,) = (found for text in setup["install_requires"] if (found := Requirement(text)).name == "av")
+    assert [av.specifier.contains(version) for version in ("14.0.1", "14.1.0")] == [False, True]
+
+
 def test_requirements_pin_one_version_of_each_package() -> None:
     """Several files may pin a package that their extras share."""
     found: dict[str, list[str]] = {}

@@ -52,6 +52,7 @@ def test_train_tutorial_ends_with_a_package_that_runs(data_root, tmp_path, capsy
     for command in told[:5]:
         assert main([*command, *FEWER.get(command[0], [])]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs/utd/report/report.html").is_file()
+    assert (tmp_path / "runs/utd/log/version_0/metrics.csv").is_file(), "as the page says"
     assert "joint_tcn" in capsys.readouterr().out
     if main(told[5]) != 0:
         assert "backend onnxruntime" in capsys.readouterr().err, "without TensorRT or a GPU, the error offers the other"

@@ -69,6 +69,23 @@ def test_images_rectified_topic_has_no_distortion():
     assert intrinsics == dataclasses.replace(lens, distortion=())
 
 
+def test_images_without_stamps_have_their_arrival():
+    camera = TopicCamera(stamped=False)
+    try:
+        with images(TOPIC) as read:
+            first, second = read(20.0)[0], read(20.0)[0]
+    finally:
+        camera.stop()
+    assert 0 < first < second, "else the board would never be at rest"
+
+
+@pytest.mark.parametrize("camera", ["mono16"], indirect=True)
+def test_images_16_bit_infrared_is_stretched(camera):
+    with images(TOPIC) as read:
+        image = read(20.0)[1]
+    assert image.dtype == np.uint8 and image.shape == (48, 64, 3)
+
+
 @pytest.mark.parametrize("camera", ["8UC3"], indirect=True)
 def test_images_unsupported_encoding_raises_input_error(camera):
     with images(TOPIC) as read, pytest.raises(InputError, match="encoding '8UC3' is not supported"):

@@ -367,7 +367,7 @@ def test_list_models_skips_broken_packages(make: Make, tiny: str, monkeypatch: p
 
 
 def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Make, tiny: str) -> None:
-    graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
+    graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0, stale_s=0.0)
     reported = threading.Event()
     fail = graph.node.fail
 

@@ -43,7 +43,7 @@ def test_command_without_a_graph_names_it_and_ends_with_a_remedy(
     arguments, what, remedy = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
-    monkeypatch.setattr(waiting, "SAY_S", 0.3)
+    monkeypatch.setattr(waiting, "SAY_S", 0.0)
     calibration_files.write_intrinsics(Path("camera.yaml"), Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), "1")
     assert main([*arguments, "--wait", "1"]) == 1
     said, error = (line for line in capsys.readouterr().err.splitlines() if line.startswith("actrec: "))

@@ -21,14 +21,16 @@ class TopicCamera:
         lens: Intrinsics that are published as camera_info, if given.
     """
 
-    def __init__(self, encoding: str = "rgb8", image: np.ndarray | None = None, topic: str = TOPIC):
+    def __init__(
+        self, encoding: str = "rgb8", image: np.ndarray | None = None, topic: str = TOPIC, stamped: bool = True
+    ):
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("some_camera", context=self.context)
         self._publisher = self.node.create_publisher(Image, topic, topics.IMAGE_PUBLISHER)
         self._info = self.node.create_publisher(CameraInfo, "some_camera/camera_info", topics.IMAGE_PUBLISHER)
         self.lens: Intrinsics | None = None
-        self._encoding, self.image = encoding, image
+        self._encoding, self.image, self._stamped = encoding, image, stamped
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -40,8 +42,10 @@ class TopicCamera:
             if self.image is None:
                 color[..., 0] = sent % 256
             stamp_ns = 1000 + sent if self.image is None else time.time_ns()
-            message = conversions.color_to_image(color, conversions.header(stamp_ns, "lens"))
+            message = conversions.color_to_image(color, conversions.header(stamp_ns if self._stamped else 0, "lens"))
             message.encoding = self._encoding
+            if self._encoding == "mono16":
+                message.data, message.step = color[..., :2].tobytes(), 2 * message.width
             self._publisher.publish(message)
             if self.lens is not None:
                 self._info.publish(conversions.intrinsics_to_info(self.lens, message.header))

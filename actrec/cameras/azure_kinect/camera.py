@@ -98,11 +98,11 @@ class RegisteredImages:
         self._registration: Registration | None = None
         self._transformation = None
         depth = _intrinsics(calibration.depth_camera_calibration)
-        if files.geometry is not None and files.depth is not None:
-            self.depth_intrinsics, self.geometry = scale_to_size(files.depth, depth.width, depth.height), files.geometry
+        self.geometry = files.geometry or DepthGeometry(_pose(calibration, _DEPTH))
+        self.depth_intrinsics = scale_to_size(files.depth, depth.width, depth.height) if files.depth else depth
+        if files.depth is not None:
             self._registration = Registration(self.depth_intrinsics, self.intrinsics, self.geometry)
         else:
-            self.depth_intrinsics, self.geometry = depth, DepthGeometry(_pose(calibration, _DEPTH))
             self._transformation = self._make_transformation(calibration)
 
     def color(self, image: Image) -> np.ndarray | None:

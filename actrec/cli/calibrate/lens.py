@@ -22,7 +22,7 @@ from actrec import cameras
 from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, to_width, waiting
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
-from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry, check_writable, from_yaml, path_of
+from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry, check_writable, from_yaml, path_of, rectified
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.waiting import Waiting
 
@@ -241,6 +241,8 @@ def _collect(
             "depth camera, from a FOLDER or a --topic"
         )
     select_source(args)
+    if not getattr(args, "against", None):
+        _refuse_rectified(args)
     if args.preview and args.folder:
         raise ConfigError("--preview shows live images: omit it with a FOLDER of images")
     if args.preview and Path(args.preview).suffix.lower() not in IMAGE_SUFFIXES:
@@ -264,6 +266,14 @@ def _collect(
     saved = f", saved in '{folder}'" if collector.views else ""
     log(f"{len(collector.views)} views in {guide.images} images{saved}")
     return collector.views, lambda name: views.read_image(folder / f"{name}.png").color
+
+
+def _refuse_rectified(args: argparse.Namespace) -> None:
+    """Raise ConfigError for rectified images, except a stereo module's `image_rect_raw`: the file is of raw ones."""
+    if args.topic and rectified(args.topic) and not args.topic.endswith("image_rect_raw"):
+        raise ConfigError(f"'{args.topic}' has rectified images, the camera's file is of raw ones: name their topic")
+    if driver_options(args).get("rectify"):
+        raise ConfigError("the lens of raw images is calibrated: omit the driver option 'rectify'")
 
 
 class _Guide:
@@ -360,7 +370,8 @@ def open_live(
     """Open the live source of the options; `use_files` is as in `driver_settings`."""
     views = load("views")
     if args.driver:
-        return views.open_driver(args.driver, driver_settings(args, use_files))
+        serial = args.serial or str(driver_options(args).get("serial", ""))
+        return views.open_driver(args.driver, driver_settings(args, use_files), serial)
     return views.open_topic(open_topic(args.topic, waiting(args, stopped)))
 
 

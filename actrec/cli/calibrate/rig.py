@@ -112,11 +112,6 @@ def _check_source(args: argparse.Namespace, of_driver: str, of_folder: str) -> N
     refuse_unused(args, unused, where)
 
 
-def _check_serial(camera: CameraFiles, serial: str) -> None:
-    if camera.serial and camera.serial != serial:
-        raise ConfigError(f"the camera's serial number is {camera.serial}, not {serial}: give it with --serial")
-
-
 def _intrinsics(args: argparse.Namespace, given: Path | None, part: str, option: str) -> Intrinsics:
     """Read the given intrinsics file, or the camera's own; raise InputError if there is none."""
     path = given or calibration_files.path_of(args.serial, part)
@@ -164,10 +159,12 @@ def run_depth(args: argparse.Namespace) -> int:
     if args.registered:
         assert known.geometry is not None
         geometry = DepthGeometry(known.geometry.to_color, geometry.scale, geometry.bias)
+    # Registered depth does not determine it.
+    sigma = (None, None) if args.registered else (result.sigma_m, result.sigma_deg)
     figures: dict[str, Any] = {
         "file": str(path),
         "views": result.views,
-        "depth_to_color": lens.pose_figures(geometry.to_color, result.sigma_m, result.sigma_deg),
+        "depth_to_color": lens.pose_figures(geometry.to_color, *sigma),
         "scale": round(geometry.scale, 6),
         "sigma_scale": round(result.sigma_scale, 6),
         "bias_mm": round(1e3 * geometry.bias, 3),
@@ -201,7 +198,7 @@ def _known(args: argparse.Namespace, path: Path) -> CameraFiles:
 
 def _lens_file(args: argparse.Namespace, part: str) -> Path | None:
     """Return the intrinsics file of an option, or beside saved views; None if the camera's own is used."""
-    given: Path | None = getattr(args, f"{part}_intrinsics")
+    given: Path | None = getattr(args, f"{part}_intrinsics", None)
     saved = Path(args.images).expanduser() / f"{part}.yaml" if args.images else None
     return given or (saved if saved and saved.is_file() else None)
 
@@ -217,7 +214,7 @@ def _depth_from_driver(args: argparse.Namespace, board: Any, known: CameraFiles)
         options["register"] = False
     with interruptible() as stopped, cameras.create(args.driver, **options) as camera:
         own = camera.calibration()
-        _check_serial(own, args.serial)
+        module.check_serial(own.serial, args.serial)
         known, pair = (_registered_pair if args.registered else _raw_pair)(known, own)
         assert known.depth is not None
         with lens.name_saved_views(found, folder):
@@ -291,7 +288,7 @@ def _add_hand_eye(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mount", required=True, choices=hand_eye.MOUNTS, help="place of the camera")
     parser.add_argument("--parent", required=True, help="frame of the gripper (hand) or of the base (base), e.g. tool0")
     parser.add_argument("--child", default=OPTICAL_FRAME, help="the camera's optical frame")
-    default = "of the images (default: SERIAL_color.yaml, camera_info)"
+    default = "of the images (default: color.yaml of FOLDER, SERIAL_color.yaml, camera_info)"
     parser.add_argument("--intrinsics", type=Path, metavar="YAML", help=default)
     noise = hand_eye.NoiseModel()
     position, orientation = "error (1σ) of the robot's position, mm", "error (1σ) of its orientation, degrees"
@@ -340,9 +337,11 @@ def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[An
     hand_eye = load("hand_eye")
     if not args.poses:
         raise ConfigError("a folder of images needs the robot's poses: name their file with --poses")
-    folder, poses, module = Path(args.folder), Path(args.poses), load("views")
+    folder, poses, module = Path(args.folder).expanduser(), Path(args.poses), load("views")
     height, width = module.read_image(module.list_images(folder)[0]).color.shape[:2]
-    camera = scale_to_size(_intrinsics(args, args.intrinsics, COLOR, "--intrinsics"), width, height)
+    saved = folder / hand_eye.LENS_FILE
+    given = args.intrinsics or (saved if saved.is_file() else None)
+    camera = scale_to_size(_intrinsics(args, given, COLOR, "--intrinsics"), width, height)
     views, without_pose = hand_eye.read_folder(folder, poses, board, camera, args.unit or "m", args.inverted)
     if without_pose:
         log(f"images without a pose in '{args.poses}': {', '.join(without_pose)}")
@@ -421,7 +420,7 @@ def run_floor(args: argparse.Namespace) -> int:
         raise ConfigError("--up is 0,0,0, which is no direction: use 0,-1,0 for an upright camera")
     if args.driver:
         camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames or FRAMES)
-        _check_serial(camera, args.serial)
+        load("views").check_serial(camera.serial, args.serial)
         color, depth, geometry = camera.color, camera.color, DepthGeometry(np.eye(4))
     else:
         color, depth, geometry = _floor_cameras(args)
@@ -430,11 +429,11 @@ def run_floor(args: argparse.Namespace) -> int:
     planes = [find_floor(each, args.up) for each in readings]
     views = [(frame.color, plane) for frame, plane in zip(frames, planes, strict=True)]
     result = floor.calibrate(board, views, placed, color, geometry.to_color, args.base_height)
-    roll, pitch = angles_from_up(planes[0].normal)
+    roll, pitch = angles_from_up(result.camera[2, :3])  # of the color camera, as Mount.up
     figures = {
         "file": str(path),
         "views": len(views),
-        "height_m": round(planes[0].height, 4),
+        "height_m": round(float(result.camera[2, 3]) + args.base_height, 4),
         "pitch_down_deg": round(pitch, 3),
         "roll_deg": round(roll, 3),
         "camera_to_base": lens.pose_figures(result.camera, result.sigma_m, result.sigma_deg),
@@ -447,10 +446,13 @@ def run_floor(args: argparse.Namespace) -> int:
 
 def _floor_cameras(args: argparse.Namespace) -> tuple[Intrinsics, Intrinsics, DepthGeometry]:
     """Return the intrinsics of a folder's color and depth images, and their geometry."""
-    color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
+    color = _intrinsics(args, _lens_file(args, COLOR), COLOR, "--color-intrinsics")
     if args.registered:
         return color, color, DepthGeometry(np.eye(4))
     known = calibration_files.load(args.serial, parts=(COLOR, DEPTH))
+    if saved := _lens_file(args, DEPTH):
+        geometry = read_geometry(saved) or known.geometry
+        known = replace(known, depth=calibration_files.from_yaml(saved), geometry=geometry)
     _check_extrinsics_known(known, "run actrec calibrate depth first, or add --registered for registered depth")
     assert known.depth is not None and known.geometry is not None
     return color, known.depth, known.geometry

@@ -271,7 +271,7 @@ def find_topics(path: Path, reader: Bag, config: RecordingConfig, encoding_of: C
         InputError: No image topic has a color encoding; the message lists the image topics.
     """
     types = {c.topic: c.msgtype for c in reader.connections if c.msgcount != 0}
-    kinds = {topic: _image_kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in IMAGE_TYPES}
+    kinds = {topic: image_kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in IMAGE_TYPES}
     color = _given_topic(path, "color_topic", config.color_topic, types, IMAGE_TYPES)
     if color is None:
         colors = [topic for topic, kind in kinds.items() if kind == "color"]
@@ -309,7 +309,8 @@ def is_registered(depth: str) -> bool:
     return any(word in depth for word in ("aligned_depth_to_color", "depth_registered", "depth_to_rgb"))
 
 
-def _image_kind(topic: str, encoding: str) -> str:
+def image_kind(topic: str, encoding: str) -> str:
+    """Return "color", "depth" or "other" for a topic by its encoding."""
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
         # Drivers of Azure Kinect, Orbbec and OpenNI publish 16-bit infrared.
         infrared = any(part == "ir" or part.startswith("infra") for part in topic.lower().split("/"))

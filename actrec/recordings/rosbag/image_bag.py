@@ -28,8 +28,8 @@ from actrec.recordings.rosbag.bag_reader import (
     RecordedUps,
     SkeletonBagRecording,
     find_topics,
+    image_kind,
     is_registered,
-    message_types,
     reading,
     recorded_ups,
     stamp_ns,
@@ -54,22 +54,16 @@ _PROBE = 30  # color messages read to find the frame rate and the image size
 
 
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
-    """Open a bag: its images, or its skeletons if it has no images; raises as `BagRecording`."""
+    """Open a bag: its images, or its skeletons if it has no color images; raises as `BagRecording`."""
     path = existing_path(path)
-    return (BagRecording if has_images(path) else SkeletonBagRecording)(path, config)
+    return (BagRecording if contents(path, config)[0] else SkeletonBagRecording)(path, config)
 
 
-def has_images(path: Path) -> bool:
-    """Return false if a bag has skeletons and no images; raises as `message_types`."""
-    types = message_types(path)
-    return SKELETONS not in types or bool(types & IMAGE_TYPES)
-
-
-def has_depth(path: Path, config: RecordingConfig) -> bool:
-    """Return whether the images of a bag come with depth; raises as `BagRecording`."""
-    bag = _ImageTopics(path, config)
+def contents(path: Path, config: RecordingConfig) -> tuple[bool, bool]:
+    """Return whether the images of a bag are played, not skeletons, and if there is depth; raises as `BagRecording`."""
+    bag = _Contents(path, config)
     with bag:
-        return bag.topics.depth is not None
+        return not bag.is_joints, bag.is_joints or bag.topics.depth is not None
 
 
 class BagRecording(OpenBag):
@@ -304,14 +298,20 @@ class BagRecording(OpenBag):
                 raise type(error)(f"bag '{self.path}': {error}") from error
 
 
-class _ImageTopics(BagRecording):
-    """The topics of a bag, without its images and the warnings that its playback gives."""
+class _Contents(BagRecording):
+    """Whether a bag plays joints, else its topics, without the warnings that its playback gives."""
 
     quiet: ClassVar = True
 
     def _prepare(self) -> None:
         self._unstamped = False
         with reading(self.path):
+            kinds = {channel.topic: channel.msgtype for channel in self._reader.connections if channel.msgcount}
+            images = [topic for topic, kind in kinds.items() if kind in IMAGE_TYPES]
+            has_color = any(image_kind(topic, self._encoding(topic)) == "color" for topic in images)
+            self.is_joints = SKELETONS in kinds.values() and not has_color and not self.config.color_topic
+            if self.is_joints:
+                return
             self.topics = find_topics(self.path, self._reader, self.config, self._encoding)
 
 

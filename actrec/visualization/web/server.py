@@ -4,6 +4,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import socket
 import threading
 from collections.abc import Mapping
@@ -104,6 +105,7 @@ class WebView(LiveView):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    allow_reuse_address = os.name != "nt"  # on Windows, two servers would share the port
     block_on_close = False  # a browser may hold its connection open
     request_queue_size = 32
 

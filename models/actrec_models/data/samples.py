@@ -168,6 +168,8 @@ class Samples(Dataset[Sample]):
         self.augmentation, self.any_clip = augmentation, any_clip
         self.bodies_alone = set(features.streams(specs)) == {"bodies"}
         self._begins = any(spec.modality == "joint_map" for spec in specs)
+        # As in `parts`: the window ends with the clip that is shown.
+        self._ends = recipe.clips == "live" and any(map(spans_window, specs))
         self.normalized = (
             config.build(SkeletonPreprocessing, specs[0].preprocessing) if _joints_and_bones(specs) else None
         )
@@ -221,8 +223,8 @@ class Samples(Dataset[Sample]):
         if place is not None:
             return self._of_clip(clip.at_stamps(place[0]), specs, place[1], self._around(clip, place))
         start = self._start(rng) if self.any_clip else self.window.starts[-1]
-        sample = clip.sample(self.window.seconds, self.window.frames, self.recipe.clips == "stretched")
-        return self._of_clip(sample, specs, start)
+        stamps = clip.window_stamps(self.window.seconds, self.window.frames, self.recipe.clips == "stretched")
+        return self._of_clip(clip.at_stamps(self._earlier(clip, stamps, rng)), specs, start)
 
     def _varied_streams(
         self, clip: Clip, place: Place | None, options: data_augmentation.Augmentation, rng: np.random.Generator
@@ -230,6 +232,7 @@ class Samples(Dataset[Sample]):
         """Return inputs with varied time and varied crops of images and flow."""
         if place is None:
             stamps = data_augmentation.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
+            stamps = self._earlier(clip, stamps, rng)
         else:
             stamps = data_augmentation.vary_speed(clip, place[0], options, rng)
         mirror = options.mirror and crops.may_mirror(_read(self.specs, self.made))
@@ -307,7 +310,15 @@ class Samples(Dataset[Sample]):
 
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts
-        return starts[int(rng.integers(len(starts)))] if len(starts) > 1 else starts[0]
+        return starts[-1] if len(starts) == 1 or self._ends else starts[int(rng.integers(len(starts)))]
+
+    def _earlier(self, clip: Clip, stamps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the stamps of a window that ends with a random one of its clips, if the window ends with a clip."""
+        lags_s = self.window.lags_s
+        if not self._ends or not self.any_clip or len(lags_s) == 1:
+            return stamps
+        lag_ns = round(lags_s[int(rng.integers(len(lags_s)))] * NANOSECONDS)
+        return stamps - min(lag_ns, max(int(stamps[-1]) - int(clip.stamps_ns[0]), 0))
 
 
 def _until(clip: Clip, end_ns: int) -> Clip:
@@ -397,16 +408,19 @@ def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
 
 def unused_augmentation(specs: list[InputSpec], recipe: DataRecipe, made: Collection[str] | None = None) -> str:
     """Return a warning about settings that vary bodies alone, for a network that takes more; empty without any."""
-    if not recipe.augment or set(features.streams(specs)) == {"bodies"}:
+    bodies_alone = set(features.streams(specs)) == {"bodies"}
+    if not recipe.augment or (bodies_alone and (_joints_and_bones(specs) or specs[0].layout == "hand_22")):
         return ""
-    used = {"speed", *(("cut", "hold_s") if recipe.clips in ("live", "stretched") else ())}
-    used |= {"mirror"} if crops.may_mirror(_read(specs, made)) else set()
     ours, default = recipe.check(), data_augmentation.Augmentation()
-    known = {field.name for field in dataclasses.fields(default)} - used
-    if not (changed := sorted(name for name in known if getattr(ours, name) != getattr(default, name))):
-        return ""
-    more = f"{recipe.model} takes more than bodies, which {', '.join(sorted(used))} varies"
-    return f"augmentation: {', '.join(changed)} does nothing: {more}"
+    if bodies_alone:
+        known, more = {"turn_deg", "size"}, "they vary networks of joints and bones alone"
+    else:
+        used = {"speed", *(("cut", "hold_s") if recipe.clips in ("live", "stretched") else ())}
+        used |= {"mirror"} if crops.may_mirror(_read(specs, made)) else set()
+        known = {field.name for field in dataclasses.fields(default)} - used
+        more = f"{recipe.model} takes more than bodies, which {', '.join(sorted(used))} varies"
+    changed = sorted(name for name in known if getattr(ours, name) != getattr(default, name))
+    return f"augmentation: {', '.join(changed)} does nothing: {more}" if changed else ""
 
 
 def check_streams(
@@ -436,6 +450,14 @@ def check_streams(
             f"reach and held_deg vary hands, but dataset '{recipe.dataset}' holds {clips.layout}: set both to 0"
         )
     bodies_alone = set(streams) == {"bodies"}
+    if recipe.augment and recipe.clips == "stretched" and not bodies_alone:
+        raise ConfigError(f"{recipe.model} takes more than bodies, which alone are stretched when they are varied: set "
+                          "augment to false, or clips to live")  # fmt: skip
+    if recipe.augment and bodies_alone and (recipe.clips == "stretched") != (augmentation.stretched == 1):
+        if recipe.clips == "stretched" and not augmentation.stretched:
+            logger.warning("clips are trained as live windows but scored stretched: set stretched of augmentation to 1")
+        elif augmentation.stretched == 1:
+            logger.warning("clips are trained stretched, but scored as %s: set clips to stretched", recipe.clips)
     if augmentation.stretched and not bodies_alone:
         raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
     if recipe.outliers and not bodies_alone:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from actrec import datasets
+from actrec import datasets, features
 from actrec.datasets.base import Entry, Source, SourceDataset
 from actrec.datasets.everyday import FINAL_SETS, SETS, Everyday, class_of
 from actrec.inference.package import ModelPackage
@@ -72,10 +72,15 @@ def measure(model: Model, data_root: str, options: Mapping[str, Any], progress: 
     figures[THRESHOLDS] = thresholds(package)
     if (layout := body_layout(package)) != CANONICAL:
         return {**figures, "note": f"not measured: no other dataset of {layout} is available"}
+    needed = [stream for stream, required in features.streams(package.inputs).items() if required]
+    if others := [stream for stream in needed if stream != "bodies"]:
+        return {**figures, "note": f"not measured: it takes {', '.join(others)}, and these sets have joints alone"}
     if not (found := shares(package, data_root, options.get("sets") or [])):
         return {**figures, "note": "not measured: all clips of these sets may have trained the model"}
     rows = [_measure(model.session, share, data_root, {**options, "sets": [share.name]}, progress) for share in found]
-    return {**figures, "sets": rows}
+    if not any(rows):
+        return {**figures, "note": "not measured: these sets have no clips of the parts that test"}
+    return {**figures, "sets": [row for row in rows if row]}
 
 
 def thresholds(package: ModelPackage) -> str:
@@ -133,7 +138,9 @@ def left_out(package: ModelPackage, data_root: str, base: ModelPackage) -> list[
     Raises:
         ConfigError: There are none.
     """
-    shares_ = [share for share in shares(package, data_root, ()) if not share.is_trained]
+    known = trained_sets(base)  # others are new to all networks of the recipe
+    found = [share for share in shares(package, data_root, ()) if not share.is_trained]
+    shares_ = [share for share in found if not known or share.name in known]
     if not shares_:
         raise ConfigError(
             f"{package.name} was trained on every set in '{data_root}': it has no set to choose thresholds on"
@@ -174,6 +181,8 @@ def _measure(
     session: Session, share: Share, data_root: str, options: Mapping[str, Any], progress: bool
 ) -> dict[str, Any]:
     clips, truth = shared_clips(data_root, share, options)
+    if not len(clips):  # only a part of the set is in the folder
+        return {}
     probabilities = session.softmax(scoring.score(session, clips, "live", progress=progress).logits)
     published = [class_of(session.package.provenance.dataset, label) for label in session.package.labels]
     truth = known_truth(clips, truth, share, published)

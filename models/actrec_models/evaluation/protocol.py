@@ -181,7 +181,8 @@ def resolve_target(models: Sequence[Model], data_root: str, options: EvalOptions
     if split and split not in splits:
         raise ConfigError(f"{dataset} has split {', '.join(splits)}; got '{split}'")
     if not split:
-        split = first.split if first.dataset == dataset or first.split in splits else splits[0]
+        has_split = first.split in splits and dataset != USER_FOLDER  # whose splits are others of the same name
+        split = first.split if first.dataset == dataset or has_split else splits[0]
     for model in models:
         trained = model.package.provenance
         checked_later = dataset == USER_FOLDER and split == "all" and _recordings_known(model)

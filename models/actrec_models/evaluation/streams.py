@@ -64,6 +64,16 @@ class StreamScore:
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the figures for `--json`; None for a median or a share of nothing."""
+        found = self.found.total()
+        return {
+            **self.event_figures(),
+            "wrong_share_of_time": _share(self.wrong_s, 60 * self.minutes),
+            "label_changes_per_minute": _share(self.label_changes, self.minutes),
+            "label_changes_per_found_action": _share(self.changes_in_actions, found),
+        }
+
+    def event_figures(self) -> dict[str, float | int | None]:
+        """Return the figures of events alone, for scores that were made without labels."""
         actions, found = self.actions.total(), self.found.total()
         return {
             "minutes": round(self.minutes, 2),
@@ -75,9 +85,6 @@ class StreamScore:
             "repeated_events": self.repeated,
             "median_delay_from_start_s": float(np.median(self.start_delays_s)) if found else None,
             "median_delay_from_end_s": float(np.median(self.end_delays_s)) if found else None,
-            "wrong_share_of_time": _share(self.wrong_s, 60 * self.minutes),
-            "label_changes_per_minute": _share(self.label_changes, self.minutes),
-            "label_changes_per_found_action": _share(self.changes_in_actions, found),
         }
 
 

@@ -305,7 +305,9 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
     # The user's recordings that any network was trained on, if this is known for all of them.
     known = [part.figures.get("recordings", None if part.dataset == "folder" else ()) for part in parts]
     recordings = list(dict.fromkeys(one for part in known for one in part or ())) if None not in known else []
+    absent = set.intersection(*(set(part.figures.get(provenance.ABSENT, ())) for part in parts))
     figures: dict[str, Any] = {
+        **({provenance.ABSENT: sorted(absent)} if absent else {}),
         "parameters": sum(part.figures.get("parameters", 0) for part in parts),
         "fused": [_stream_figures(*pair) for pair in zip(streams, shares.tolist(), strict=True)],
         **({"recordings": recordings} if recordings else {}),

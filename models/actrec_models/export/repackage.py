@@ -160,7 +160,7 @@ def choose_events(
         played = event_thresholds.play(session, recordings)
         material = event_thresholds.Material(played, "people of the training part")
     chosen, score = event_thresholds.choose(base, material, per_minute, motions)
-    figures = {**_lasting_figures(base), "events": score.figures()}
+    figures = {**_lasting_figures(base), "events": score.event_figures()}
     draft = dataclasses.replace(base, events=chosen, provenance=dataclasses.replace(base.provenance, figures=figures))
     lower = {name: base.read_onnx(name) for name in base.precisions}
     return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
@@ -316,6 +316,13 @@ def _write_copy(
 ) -> ModelPackage:  # fmt: skip
     """Write `draft` with the weights of `base`, and a new card that keeps the sections after the table."""
     weights_file, card_file = base.path / package.WEIGHTS, base.path / package.CARD
+    figures = draft.provenance.figures
+    if elsewhere.KEY in figures:  # its own figures, not another model's
+        own = base.provenance.onnx_sha256
+        measured = figures[elsewhere.KEY]
+        away = [{**each, "model": folder.name} if each.get("package") == own else each for each in measured]
+        known = dataclasses.replace(draft.provenance, figures={**figures, elsewhere.KEY: away})
+        draft = dataclasses.replace(draft, provenance=known)
     text = ""
     if card_file.is_file():
         old = card_file.read_text(encoding="utf-8")

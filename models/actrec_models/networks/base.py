@@ -29,10 +29,10 @@ Readings, choices that hold for all networks:
 - **Combining clips.** "Mean" and "max" act on the clips' plain softmax, then return to logits at the clips' mean
   log-sum-exp; temperature, background and threshold act on the window. With temperature 1 and no background this
   equals the papers' average or maximum to 1e-5 (tested).
-- **Clips of a recording** (`clips: whole`; scene flow, P-I3D, VPN). Clips step back from the recording's end by the
-  package's stride; another one begins with the recording if needed. Training and evaluation use the same clips. A
-  recording shorter than a clip (at 64 frames and 30 Hz, under 2.1 s) gives one clip, which ends with it; its first
-  frame is held.
+- **Clips of a recording** (`clips: whole`; scene flow, VPN; P-I3D: `subsequences`, see there). Clips step back from the
+  recording's end by the package's stride; another one begins with the recording if needed. Training and evaluation use
+  the same clips. A recording shorter than a clip (at 64 frames and 30 Hz, under 2.1 s) gives one clip, which ends with
+  it; its first frame is held.
 """
 
 from abc import abstractmethod

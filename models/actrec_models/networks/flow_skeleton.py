@@ -57,7 +57,8 @@ Readings, choices where the paper is silent or ambiguous:
   alone.
 - **All clips.** Five per sequence and epoch (`sampling: repeats: 5`), none twice before all were used: a sequence
   shorter than 4.8 s has fewer, so that an epoch repeats them.
-- **Plateau of the skeleton model.** Held-out training subject (5 %); no early stop, 150 epochs.
+- **Plateau of the skeleton model.** Held-out training subject (5 %); no early stop, 150 epochs. C3D-F + AT-2 and the
+  fused network hold it out in the flow stage, too, and keep its best epoch; C3D-F and C3D-F + AT-1 train on all.
 - **Stages.** The recipes of AT-2 and the fused model begin with `res_tcn_bjcn` (Section 4.2). The parts have the same
   names (`c3d.*`, `skeleton.*`) in all networks of the family, so trained ones initialize them (`--init`;
   `res_tcn_bjcn` with `frames=300 step=3`).

@@ -70,16 +70,18 @@ class Checkpoints(Checkpoint):
         metric: "accuracy" or "loss" on the held-out clips, which selects the best; empty for none.
         seconds: Duration of the run so far.
         followed: Whether another stage follows, which a signal must prevent.
+        part: Part of the network that is trained; empty for all of it.
     """
 
     def __init__(
         self, folder: Path, provenance: dict[str, Any], epochs_before: int, accumulate: int, minutes: float, steps: int,
-        metric: str, seconds: float, followed: bool,
+        metric: str, seconds: float, followed: bool, part: str,
     ):  # fmt: skip
         self.folder, self.provenance = folder, provenance
         self.epochs_before, self.accumulate = epochs_before, accumulate
         self.minutes, self.steps, self.metric, self.seconds, self.followed = minutes, steps, metric, seconds, followed
         self.best: float | None = None
+        self._unfinished = {"part": part} if part and followed else {}  # the rest of the network is not trained yet
         self._position: dict[str, Any] = {"epoch": 0, "steps": 0, "epochs": epochs_before, "finished": False}
         self._start = self._saved = time.monotonic()
         self._saved_step = self._signal = 0
@@ -171,6 +173,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: lightning.Trainer, name: str, epoch: int, steps: int = 0, finished: bool = False) -> None:
         self._position = {
             "epoch": epoch, "steps": steps, "epochs": self.epochs_before + epoch, "finished": finished,
+            **self._unfinished,
         }  # fmt: skip
         trainer.save_checkpoint(self.folder / name)
         if name == LAST:

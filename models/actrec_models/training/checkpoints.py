@@ -146,9 +146,14 @@ def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
     """Return a checkpoint's recipe, its package description without rejection and accuracy, and its network.
 
     Raises:
-        PackageError: The file is missing or no checkpoint of `actrec train`.
+        PackageError: The file is missing, no checkpoint of `actrec train`, or of a stage that trained a part alone.
     """
     content = read(path)  # once: a running training may replace the file
+    if part := content["actrec"].get("part"):
+        raise PackageError(
+            f"{path} is of stage {part}, which trains this part of the network alone: name {LAST} or {BEST} in the "
+            "run's own folder"
+        )
     parameters = content["hyper_parameters"]
     module = RecognitionModule(parameters["recipe"], parameters["classes"])
     try:

@@ -262,6 +262,21 @@ def check(network: Network, name: str, file: WeightFile) -> None:
     _plan(network, name, file)
 
 
+def hand_on(network: Network, name: str, filled: set[str], part: Network, part_name: str) -> None:
+    """Copy weights of a network to a stage's own network, which will fill a part of it.
+
+    Args:
+        network: The whole network, called `name`.
+        filled: Names of its tensors that are not random any more: these alone are copied.
+        part: The stage's network, called `part_name`; changed in place.
+    """
+    values, _ = _plan(network, name, WeightFile(Path(part_name), part.state_dict(), part_name))
+    with torch.no_grad():
+        for key, (parameter, value) in values.items():
+            if key in filled:
+                value.copy_(parameter)  # a view of the part's own tensor
+
+
 def _plan(network: Network, name: str, file: WeightFile) -> tuple[dict[str, tuple[Tensor, Tensor]], Report]:
     """Return the network's tensors with the values to copy into them, by name, and the report."""
     kind, tensors, targets = _match(network, name, file)

@@ -201,6 +201,7 @@ class TrainingRun:
         self.validation = recipe.components().validation
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds, self.trained = 0.0, 0  # seconds and epochs of earlier stages
+        self.filled = set[str]()  # tensors of the network from initial weights and earlier stages
         self.epochs = sum(stage.epochs for stage in recipe.plan())
         self.provenance: dict[str, Any] = {}
         classes = self.clips.classes
@@ -259,7 +260,7 @@ class TrainingRun:
         """
         for file in init:
             weights = initial_weights.read(file)
-            initial_weights.load(module.network, recipe.model, weights)
+            self.filled.update(initial_weights.load(module.network, recipe.model, weights).loaded)
             provenance.check(f"--init {file}", weights.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
             # People in one recording may be on both sides of the same split.
             same = provenance.same_split(weights.trainings, recipe.split, recipe.dataset_options)
@@ -318,11 +319,13 @@ class TrainingRun:
                 for weights in map(initial_weights.read, init):
                     if weights.network == stage.model:
                         initial_weights.load(trained.network, stage.model, weights)
+                initial_weights.hand_on(module.network, recipe.model, self.filled, trained.network, stage.model)
                 kept = self.fit(trained, dataclasses.replace(stage, model="", options={}), folder, before)
-                initial_weights.load(module.network, recipe.model, kept)
+                self.filled.update(initial_weights.load(module.network, recipe.model, kept).loaded)
             else:
                 init_saved = True  # in this stage's checkpoint
                 kept = self.fit(module, stage, folder, before)
+                self.filled.update(module.network.state_dict())
             before += stage.epochs
         return kept
 
@@ -408,7 +411,7 @@ class TrainingRun:
             Checkpoints(
                 folder, provenance.merge(self.provenance, now), self.trained, recipe.accumulate,
                 self.machine.checkpoint_minutes, self.machine.checkpoint_steps, metric, position["seconds"],
-                followed=before + recipe.epochs < self.epochs,
+                followed=before + recipe.epochs < self.epochs, part=module.stage.name,
             ),
         ]  # fmt: skip
         averaging = Averaging(recipe.ema_decay, recipe.ema_warm_up) if recipe.ema_decay else None

@@ -133,6 +133,17 @@ def test_registered_images_calibration_with_other_aspect_raises(take, sdk):
     assert take(calibration="factory").depth is not None
 
 
+def test_registered_images_depth_lens_without_extrinsics_is_used(sdk, tmp_path):
+    lens = dataclasses.replace(studio.DEPTH, fx=1.05 * studio.DEPTH.fx, fy=1.05 * studio.DEPTH.fy)
+    calibration_files.write_intrinsics(calibration_files.path_of(SERIAL, "depth"), lens, f"{SERIAL}_depth")
+    sdk.plug(studio.simulated_camera().write(tmp_path / "scene"))
+    with AzureKinectCamera(library=sdk.library) as camera:
+        sdk.push(0, 1_000_000)
+        frame, calibration = camera.read(), camera.calibration()
+    assert calibration.depth.fx == pytest.approx(lens.fx) and share_correct(frame.depth) < 0.9
+    np.testing.assert_allclose(calibration.geometry.to_color, studio.TO_COLOR, atol=1e-6)
+
+
 def test_registered_images_without_registration_keeps_depth_image(sdk, tmp_path):
     sdk.plug(studio.simulated_camera().write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library, register=False) as camera:

@@ -3,8 +3,10 @@
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyrealsense2 as rs
 import pytest
@@ -53,9 +55,14 @@ def test_read_registers_depth_to_color(device):
 
 def test_read_with_distortion_and_filters_keeps_geometry(context):
     bent = Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3, (-0.05, 0.06, 0.0005, -0.0008, -0.02))
-    device = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)))
-    device.plug_into(context)
+    straight = replace(bent, distortion=())
+    device = SoftwareRealSense(views=TwoViews(depth=straight))
     color, exact, depth = device.views.at(1.0)
+    grid = np.indices((480, 640), np.float32)[::-1].reshape(2, -1).T[:, None]
+    seen = cv2.undistortPoints(grid, bent.matrix, np.array(bent.distortion), P=straight.matrix)
+    depth = cv2.remap(depth, seen.reshape(480, 640, 2).astype(np.float32), None, cv2.INTER_NEAREST)
+    device.views.depth = bent
+    device.plug_into(context)
     options = {"decimation": 2, "spatial": True, "temporal": True, "hole_filling": "nearest"}
     with RealSenseCamera(**options) as camera:
         for _ in range(3):

@@ -12,6 +12,7 @@ import pytest
 from actrec import cameras
 from actrec.cameras.base import Pace
 from actrec.cameras.replay import ReplayCamera
+from actrec.recordings.rosbag import bag_reader
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from benchmarks import cameras as cameras_benchmark
@@ -64,6 +65,19 @@ def test_replay_knows_without_opening_whether_frames_have_depth(tmp_path, person
     assert [ReplayCamera(path=str(tmp_path / name)).has_depth for name in ("with", "without")] == [True, False]
     assert not ReplayCamera(path=str(tmp_path / "with"), depth_topic="none").has_depth
     assert ReplayCamera(path=str(tmp_path / "absent")).has_depth, "`open` reports it"
+
+
+def test_replay_camera_that_is_made_opens_its_bag_once(person_bag, monkeypatch):
+    opened = []
+
+    class Counted(bag_reader.Bag):
+        def __init__(self, *arguments, **options):
+            opened.append(arguments)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(bag_reader, "Bag", Counted)
+    camera = ReplayCamera(path=person_bag)
+    assert camera.has_color and camera.has_depth and len(opened) == 1
 
 
 def test_replay_read_after_end_raises_again(person_bag):

@@ -44,6 +44,7 @@ def test_webcam_video_file_plays_every_frame(data_root, caplog) -> None:
     assert frames[0].depth is None and not camera.has_depth
     frames[0].check()
     assert camera.intrinsics == from_fov(1920, 1080, 65.0)
+    assert camera.calibration().color is None, "an assumption is no calibration"
     warnings = [record.message for record in caplog.records]
     assert len(warnings) == 1 and "assuming a field of view of 65 degrees" in warnings[0]
 
@@ -56,6 +57,7 @@ def test_webcam_calibration_file_is_scaled_to_the_image(data_root, tmp_path, mon
     for options in ({"serial": "desk"}, {"intrinsics": str(path)}):
         with caplog.at_level(logging.WARNING), WebcamCamera(source=source, **options) as camera:
             assert camera.intrinsics.fx == pytest.approx(from_fov(1920, 1080, 50.0).fx)
+            assert camera.calibration().color == camera.intrinsics
     assert not caplog.records
     write_intrinsics(path, from_fov(640, 480, 50.0), "desk")
     with pytest.raises(InputError, match="of another aspect ratio"), WebcamCamera(source=source, serial="desk"):
@@ -194,13 +196,18 @@ def test_webcam_stream_that_ends_raises(stream) -> None:
                 camera.read(5.0)
 
 
-def test_webcam_closed_during_a_read_raises(stream) -> None:
+def test_webcam_closed_during_a_read_raises(stream, monkeypatch) -> None:
     with WebcamCamera(source=stream.url) as camera:
         stream.stalled.set()
-        threading.Timer(0.5, camera.close).start()
-        with pytest.raises(DeviceError, match="was closed during a read"):
+        with pytest.raises(DeviceError, match="sent no frame"):
             while True:
-                camera.read(20.0)
+                camera.read(0.3)
+        changed, waiting = camera._reader._changed, threading.Event()
+        wait_for = changed.wait_for
+        monkeypatch.setattr(changed, "wait_for", lambda came, limit_s: (waiting.set(), wait_for(came, limit_s))[1])
+        threading.Thread(target=lambda: waiting.wait(60) and camera.close(), daemon=True).start()
+        with pytest.raises(DeviceError, match="was closed during a read"):
+            camera.read(20.0)
 
 
 def test_record_and_annotate_use_the_mount_of_the_camera(data_root, tmp_path, monkeypatch) -> None:

@@ -158,6 +158,12 @@ def test_check_transport_losing_most_images_is_fault_with_profile_and_gap_withou
     assert "20%" in found["images, default profile"].value
 
 
+def test_check_transport_remedies_name_the_variable_of_fast_dds_3() -> None:
+    found = doctor.check_transport(lambda seconds, with_profile: figures(0.1))
+    remedies = [finding.remedy for finding in found if finding.name.startswith("images")]
+    assert len(remedies) == 2 and all("FASTDDS_DEFAULT_PROFILES_FILE" in remedy for remedy in remedies)
+
+
 def test_check_transport_losing_some_images_is_gap() -> None:
     found = {f.name: f for f in doctor.check_transport(lambda seconds, with_profile: figures(0.7))}
     assert found["images, actrec's profile"].state == "gap"

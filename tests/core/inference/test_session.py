@@ -4,6 +4,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,12 +212,26 @@ def test_predict_rejects_combined_scores(tmp_path: Path) -> None:
         assert combined.probabilities.sum() < 0.9 and combined.label == single.label
 
 
-def test_predict_window_with_nan_clip_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_predict_window_with_nan_clip_is_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for combine in ("mean", "logits", "max"):
         scores = np.zeros((2, 3, 4), np.float32)
         scores[1, 2, 0] = np.nan
         found = inference_session.combined(scores, combine)
         assert np.isfinite(found[0]).all() and np.isnan(found[1]).any()
+        session = inference.load(write_any(tmp_path / combine, [JOINTS], three_clips(combine), weights=WEIGHTS))
+        run = session.backend.run
+
+        def run_with_nan(inputs: dict[str, np.ndarray], run: Any = run) -> np.ndarray:
+            rows = run(inputs).copy()
+            rows[-1, 0] = np.nan
+            return rows
+
+        monkeypatch.setattr(session.backend, "run", run_with_nan)
+        caplog.clear()
+        assert session.predict(moving_clip()).label == "unknown"
+        assert "gave NaN for 1 of 1 clips" in caplog.text
 
 
 def test_combined_extreme_scores_do_not_overflow() -> None:

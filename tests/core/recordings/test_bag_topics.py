@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from actrec.cameras.replay import ReplayCamera
 from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.bag_writer import UP, BagWriter, typestore_with
@@ -205,6 +206,21 @@ def test_find_topics_all_transports_chooses_depth_transport(tmp_path, bag):
         b.compressed(f"{color}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
     with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
         assert (recording.topics.color, recording.topics.depth) == (f"{color}/compressed", f"{depth}/compressedDepth")
+
+
+def test_open_recording_skeletons_beside_images_without_color_plays_joints(tmp_path):
+    """As `actrec record --topics /skeletons /scene_flow` writes it."""
+    joints = np.zeros((25, 3), np.float32)
+    body = Body("body_1", "kinect_v2_25", joints, joints[:, :2], joints[:, 0])
+    with BagWriter(tmp_path / "b") as bag:
+        for stamp in stamps(2):
+            bag.write_bodies("/skeletons", stamp, "lens", [body])
+            flow = bag._image(np.zeros((H, W, 3), np.float32), "32FC3", bag._header(stamp, "lens"))
+            bag._write_message("/scene_flow", "sensor_msgs/msg/Image", stamp, flow)
+    frames = frames_of(tmp_path / "b")
+    assert [(frame.color, len(frame.skeletons)) for frame in frames] == [(None, 1)] * 2
+    camera = ReplayCamera(path=str(tmp_path / "b"))
+    assert not camera.has_color and camera.has_depth
 
 
 @pytest.mark.parametrize("names", [["/front/up"], ["/camera/front/up", "/rear/up"], ["/front/measured_up"]])

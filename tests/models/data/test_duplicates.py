@@ -72,6 +72,15 @@ def test_find_duplicates_unreadable_or_missing_clip_ignored(monkeypatch):
     assert find_duplicates(ClipDataset(clips, ("one",)), lambda: ClipDataset(clips, ("one",))) == {}
 
 
+def test_find_duplicates_performances_do_not_count(monkeypatch):
+    """They are no recordings: a training part of many has few to compare."""
+    recorded = ClipDataset([clip("a", 1)], ("one",))
+    training = ClipDataset([clip("b", 1), *(clip(f"acted {k}", 2) for k in range(3))], ("one",))
+    training.entries = [replace(e, meta={"set": "acted" if "acted" in e.name else "nucla"}) for e in training.entries]
+    monkeypatch.setattr(module, "READ_AT_MOST", 2)
+    assert find_duplicates(recorded, lambda: training) == {"a": "b"}
+
+
 def test_find_duplicates_prepared_part_compares_checksums(tmp_path, monkeypatch):
     prepare("places", tmp_path, tmp_path / "store")
     monkeypatch.setattr(module, "READ_AT_MOST", 0)

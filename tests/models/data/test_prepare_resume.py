@@ -11,6 +11,7 @@ import pytest
 
 from actrec import datasets
 from actrec.cli import main
+from actrec.datasets import acted
 from actrec.datasets.base import Entry
 from actrec.datasets.store import STORE, PreparedDataset
 from actrec.datasets.store_writer import Shards, shards
@@ -107,6 +108,14 @@ def test_prepare_again_corrected_file_of_the_same_size_is_prepared(tmp_path):
     assert (first.prepared, second.prepared) == (2, 1)
     assert np.ptp(clips[clips.names.index("wave/a.npz")].stamps_ns) == pytest.approx(29 / 15 * 1e9, abs=10)
     assert prepare("folder", tmp_path / "mine", tmp_path / "out").prepared == 0
+
+
+@pytest.mark.slow
+def test_prepare_performances_of_other_code_are_made_again(tmp_path, monkeypatch):
+    first = prepare("acted", "", tmp_path / "out", options={"clips": 1})
+    assert prepare("acted", "", tmp_path / "out", options={"clips": 1}).prepared == 0
+    monkeypatch.setattr(acted, "_code", lambda: b"an update")
+    assert prepare("acted", "", tmp_path / "out", options={"clips": 1}).prepared == first.prepared > 0
 
 
 def test_prepare_again_lost_shards_prepares_their_clips_again(published, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actrec.datasets.base import Clip, ClipDataset
+from actrec.features.clips import window_inputs
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.types import NANOSECONDS
 from actrec.utils import config
@@ -103,6 +104,21 @@ def test_windows_live_inputs_of_full_window_end_with_each_clip(frames, ends):
     assert [(part.window, part.starts) for part in found] == [(IN_CLIPS, (4,))] * 3
     assert [part.stamps_ns[-1] / NANOSECONDS * FPS for part in found] == list(ends)
     assert [part.starts for part in parts(recording(frames), [BODY], IN_CLIPS, "live")] == [IN_CLIPS.starts]
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(**UNCHANGED)])
+def test_windows_live_training_samples_exactly_the_evaluated_maps(augmentation):
+    """A map of the whole window ends with the clip beside it, in training as live."""
+    clip, expected = recording(24), {}
+    for part in parts(clip, [IMAGE, MAP], IN_CLIPS, "live"):
+        (inputs,) = window_inputs(clip.at_stamps(part.stamps_ns), [IMAGE, MAP], part.window, part.starts)
+        expected[frames_of(inputs)] = inputs["joint_map"]
+    training = samples(clip, [IMAGE, MAP], augmentation, clips="live")
+    training.any_clip = True
+    found = [training[epoch, 0, 0] for epoch in range(40)]
+    assert {frames_of(sample) for sample in found} == set(expected)
+    for sample in found:
+        np.testing.assert_allclose(sample["joint_map"], expected[frames_of(sample)], atol=1e-5)
 
 
 def test_windows_clips_start_inside_recording():

@@ -18,10 +18,10 @@ from actrec.features.clips import example_clip, window_inputs
 from actrec.features.specs import BodyView, InputSpec, WindowSpec
 from actrec.types import KEYS, NANOSECONDS
 from actrec.utils import config
-from actrec.utils.errors import InputError
+from actrec.utils.errors import ConfigError, InputError
 from actrec_models.data import augmentation
 from actrec_models.data.augmentation import Augmentation
-from actrec_models.data.samples import Samples
+from actrec_models.data.samples import Samples, check_streams, unused_augmentation
 from actrec_models.training.recipe import Recipe
 from tests.models.small import SMALL
 
@@ -77,6 +77,38 @@ def test_samples_speed_augmentation_scales_motion():
         recorded = Samples(clips, [motion, flow], window, recipe, None)[0]
         assert recorded["motion"][0, 0, -1, 0] == 40 and recorded["flow_rgb"][0, -1, 8, 8] == 25
     assert 0.5 <= min(speeds) < 0.9 and 1.1 < max(speeds) <= 2.0
+
+
+def test_augmentation_of_joints_and_bones_does_nothing_for_voxels():
+    settings = config.build(Recipe, {"augmentation": {"turn_deg": 60.0, "tilt_deg": 30.0}})
+    for name, unused in (("spa_net_4d", "augmentation: turn_deg does nothing"), ("sem_net", "")):
+        specs = actrec_models.networks.create(name, num_classes=2, **SMALL[name]).input_specs
+        found = unused_augmentation(specs, settings)
+        assert found.startswith(unused) and bool(found) == bool(unused)
+
+
+def test_clips_are_trained_as_they_are_scored(caplog):
+    network = actrec_models.networks.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
+    data = example_clip(network.input_specs, 20)
+    stamps = (np.arange(20) / 15 * NANOSECONDS).astype(np.int64)
+    clips = ClipDataset([Clip("clip", 0, stamps, data.pop("bodies"), data)], ("a", "b"))
+    stretched = config.build(Recipe, {"model": "c3d_flow", "clips": "stretched"})
+    with pytest.raises(ConfigError, match="set augment to false, or clips to live"):
+        check_streams(clips, network.input_specs, stretched)
+    check_streams(clips, network.input_specs, replace(stretched, augment=False))
+    bodies = ClipDataset([people(1)], ("a", "b"))
+    specs = actrec_models.networks.create("sem_net", num_classes=2, **SMALL["sem_net"]).input_specs
+    for mode, share, message in (
+        ("stretched", 0.0, "set stretched of augmentation to 1"),
+        ("live", 1.0, "set clips to stretched"),
+        ("stretched", 1.0, ""),
+        ("stretched", 0.5, ""),
+        ("live", 0.0, ""),
+    ):
+        caplog.clear()
+        settings = {"model": "sem_net", "clips": mode, "augmentation": {"stretched": share}}
+        check_streams(bodies, specs, config.build(Recipe, settings))
+        assert message in caplog.text and bool(caplog.text) == bool(message)
 
 
 def test_follow_person_with_hidden_hips_joined():

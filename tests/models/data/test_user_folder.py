@@ -18,8 +18,12 @@ from actrec.datasets import user_folder
 from actrec.datasets.fingerprints import content
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.perception import recorded_joints
+from actrec.types import Intrinsics
 from actrec.utils import gravity
+from actrec.utils.calibration_files import write_intrinsics
 from actrec.utils.errors import ConfigError, InputError
+from actrec_models.data.estimation import PrepareConfig
+from actrec_models.data.preparation_workers import signature
 from actrec_models.training import provenance
 from tests.models.made_up import TINY
 from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
@@ -53,6 +57,19 @@ def test_folder_labels_file_assigns_clips_and_people(recordings):
     assert third.stamps_ns[0] == START + 4 * PERIOD_NS and third.bodies.shape == (1, 16, 25, 3)
     np.testing.assert_allclose(third.bodies[0, 0], person_at(0.4), atol=1e-6)
     assert source.read(source.unknown_entries()[0]).label == UNKNOWN_LABEL
+
+
+def test_folder_changed_lens_file_is_other_data_of_the_same_recording(recordings):
+    """Joints estimated with another lens are others: they are prepared again, and a training does not resume."""
+    lens = recordings.parent / "lens.yaml"
+    found = []
+    for fx in (60.0, 70.0):
+        write_intrinsics(lens, Intrinsics(64, 48, fx, fx, 31.5, 23.5), "lens")
+        source = Folder(recordings, recording={"intrinsics": str(lens)})
+        entry = source.entries()[0]
+        found.append((source.fingerprint([entry]), signature(entry, PrepareConfig(), source), source.identity(entry)))
+    (first, signed, identity), other = found
+    assert first != other[0] and signed != other[1] and identity == other[2]
 
 
 def test_folder_two_people_labeled_separately(tmp_path):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actrec import cli
 from actrec.datasets.everyday import Everyday, class_of
+from actrec.features.specs import InputSpec
 from actrec.inference import package, zoo
 from actrec.types import UNKNOWN
 from actrec.utils.errors import ConfigError
@@ -72,6 +74,13 @@ def test_left_out_takes_the_people_that_trained_the_base(data_root):
         assert found == [Share("hdm05", split, "train")]
 
 
+def test_left_out_takes_only_sets_of_the_recipe(data_root):
+    """Others did not train any network of the recipe."""
+    base = trained_on("everyday", "person", sets=["nucla", "kard"])
+    without = trained_on("everyday", "leave_one_set_out", fold=3, sets=["nucla", "kard"])
+    assert elsewhere.left_out(without, str(data_root), base) == [Share("kard", "person", "train")]
+
+
 def test_trained_sets_of_shipped_bases():
     everyday, opened = (elsewhere.trained_sets(zoo.find(name)) for name in ("joint_tcn_everyday", "joint_tcn_open"))
     assert everyday["utd_mhad"] == "own" and set(opened) == {"hdm05"}
@@ -81,6 +90,30 @@ def test_measure_without_a_new_set_has_a_note(data_root):
     figures = elsewhere.measure(open_model("deepacts_graph_nucla"), str(data_root), {"sets": ["nucla"]})
     assert figures["sets"] == []
     assert "not measured: all clips of these sets may have trained the model" in elsewhere.text([figures])
+
+
+def test_measure_model_of_images_has_a_note(data_root):
+    model = open_model("deepacts_graph_nucla")
+    image = InputSpec("image", "image", "CTHW", (3, 60, 16, 16))
+    package_ = dataclasses.replace(model.package, inputs=(*model.package.inputs, image))
+    model = SimpleNamespace(name="images", package=package_, session=model.session)
+    figures = elsewhere.measure(model, str(data_root), {"sets": ["kard"]})
+    assert figures["sets"] == [] and "it takes color" in figures["note"]
+
+
+def test_measure_set_without_a_clip_that_tests_is_omitted(data_root, monkeypatch):
+    clips = elsewhere.shared_clips
+
+    def without_kard(root, share, options):
+        found, truth = clips(root, share, options)
+        return (found.subset([]), truth[:0]) if share.name == "kard" else (found.subset(range(4)), truth[:4])
+
+    monkeypatch.setattr(elsewhere, "shared_clips", without_kard)
+    monkeypatch.setattr(elsewhere, "recordings", lambda *arguments: [])
+    model, sets = open_model("deepacts_graph_nucla"), ["kard", "utd_mhad"]
+    assert [row["set"] for row in elsewhere.measure(model, str(data_root), {"sets": sets})["sets"]] == ["utd_mhad"]
+    figures = elsewhere.measure(model, str(data_root), {"sets": ["kard"]})
+    assert figures["sets"] == [] and "no clips of the parts that test" in elsewhere.text([figures])
 
 
 def test_section_names_test_parts_of_the_same_people_and_the_share_found():

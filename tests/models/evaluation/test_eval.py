@@ -15,7 +15,7 @@ from actrec.cli import main
 from actrec.inference import package, zoo
 from actrec.inference.package import Provenance
 from actrec.utils.errors import PackageError
-from actrec_models.evaluation import evaluator
+from actrec_models.evaluation import evaluator, protocol
 from actrec_models.evaluation.protocol import Target
 from actrec_models.training import checkpoints, provenance, recipe
 from actrec_models.training import module as training_module
@@ -167,6 +167,15 @@ def test_eval_finer_classes_are_summed(tmp_path, capsys):
     swapped = write(tmp_path / "swapped", labels=("right", "left", "far"))
     error = refused(capsys, swapped, "--dataset", "places_coarse", status=1)
     assert "swapped knows right, left, far but the classes of places_coarse are near, far away" in error
+
+
+def test_own_recordings_test_a_model_whose_split_has_the_same_name(tmp_path):
+    """By people of `everyday`; all of the user's recordings are new to it."""
+    write(tmp_path / "model", dataset="everyday", split="person", figures={"recordings": ["a"]})
+    (tmp_path / "mine").mkdir()
+    options = protocol.EvalOptions(dataset="folder", root=str(tmp_path / "mine"))
+    target = protocol.resolve_target([protocol.open_model(tmp_path / "model")], "nowhere", options)
+    assert (target.split, target.part) == ("all", "train")
 
 
 def test_eval_unreadable_clip_refused_or_counted_as_wrong(tmp_path, capsys):

@@ -55,6 +55,8 @@ def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session)
     assert score.found == {"left": 6, "right": 12} and not score.false_events
     assert "recordings of 1 people, 4 min" in chosen.chosen_on
     assert "100.0% of 18 actions found, 0.00 false events a minute" in chosen.chosen_on
+    assert not {"wrong_share_of_time", "label_changes_per_minute"} & score.event_figures().keys(), "without labels"
+    assert score.event_figures().items() < score.figures().items()
 
 
 @pytest.mark.slow

@@ -177,6 +177,20 @@ def test_add_float16_needs_no_checkpoint(both, caplog):
     assert inference.load(both, "onnxruntime", precision="float16").predict(clip).label == "right"
 
 
+def test_copy_keeps_its_own_figures_on_other_datasets(tmp_path):
+    """They are not another model's because the folder has another name."""
+    write_tiny(tmp_path / "plain")
+    made = package.load(tmp_path / "plain")
+    row = {"set": "kard", "trained": False, "clips": 9, "top1": 0.5, "right": 0.4, "unknown": 0.3, "wrong": 0.3}
+    row |= {"other_clips": 2, "others_labeled": 0.5, "found_share": 0.5, "false_events_per_minute": 1.0, "classes": {}}
+    figures = {"elsewhere": [{"model": "plain", "package": made.provenance.onnx_sha256, "sets": [row]}]}
+    described = dataclasses.replace(made, provenance=dataclasses.replace(made.provenance, figures=figures))
+    package.write(tmp_path / "plain", described, made.read_onnx(), None, "# plain\n", True)
+    copy = repackage.add_float16(tmp_path / "plain", tmp_path / "copy", str(tmp_path)).path
+    card = (copy / "README.md").read_text()
+    assert "| kard | 9 |" in card and "(plain)" not in card
+
+
 def test_export_without_weights_into_current_folder(both, tmp_path, monkeypatch):
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path / "small")

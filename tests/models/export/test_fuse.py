@@ -235,6 +235,17 @@ def test_fuse_recordings_stored_if_known_for_all_networks(dataset, learnt, expec
     assert made.figures.get("recordings") == expected
 
 
+def test_fuse_keeps_classes_that_no_network_learnt():
+    of = Provenance("everyday", "leave_one_set_out", 1, 3, 0.0, "none", (), "", "")
+    described = [
+        dataclasses.replace(tiny_description(), provenance=dataclasses.replace(of, figures={"absent_classes": absent}))
+        for absent in (["bow", "wave"], ["bow"])
+    ]
+    streams = [fuse.Stream("one", each, b"", Recipe(), "", "one") for each in described]
+    made = fuse._provenance(streams, Recipe(dataset="everyday"), np.array([0.5, 0.5]), "--out both")
+    assert made.figures["absent_classes"] == ["bow"]
+
+
 def test_fuse_warns_if_clips_are_combined_after_fusion(tmp_path, caplog):
     for combine in ("mean", "max"):
         window = WindowSpec(2.0, 2 * FRAMES, FRAMES, FRAMES, combine)

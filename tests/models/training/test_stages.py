@@ -3,6 +3,7 @@
 import csv
 import logging
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,15 +12,17 @@ from torch.utils.data import default_collate
 
 from actrec import datasets
 from actrec.utils import config
-from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.errors import ConfigError, DeviceError, PackageError
 from actrec_models.data.samplers import PAD
 from actrec_models.data.samples import Samples
-from actrec_models.training import checkpoints, provenance, trainer
+from actrec_models.networks import create
+from actrec_models.training import checkpoints, initial_weights, provenance, trainer
 from actrec_models.training.checkpoints import translate_errors
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine, TrainingRun
 from tests.models.made_up import TINY, skeletons
+from tests.models.small import SMALL
 from tests.models.training import children
 
 CPU = Machine(accelerator="cpu")
@@ -83,6 +86,54 @@ def test_stage_starts_from_initial_weights_of_its_network(tmp_path, monkeypatch,
     expected = checkpoints.read(pretrained)["state_dict"]
     weights = [name for name, value in initial["sem_net"].items() if value.ndim > 1]
     assert weights and all(torch.equal(initial["sem_net"][name], expected[f"network.{name}"]) for name in weights)
+
+
+def test_stage_of_another_network_starts_from_earlier_stages(tmp_path, monkeypatch):
+    starts = []
+    begin = RecognitionModule.on_train_batch_start
+
+    def record_weights(self, batch, index):
+        if not self.global_step:
+            starts.append({k: v.detach().clone() for k, v in self.network.state_dict().items()})
+        begin(self, batch, index)
+
+    monkeypatch.setattr(RecognitionModule, "on_train_batch_start", record_weights)
+    stages = [OTHER, OTHER, {"epochs": 1}]
+    children.run(tmp_path / "run", CPU, stages=stages, options={**TINY["options"], "channels": [4, 8]})
+    for start, number in zip(starts[1:], (1, 2), strict=True):
+        before = checkpoints.read(tmp_path / f"run/stage_{number}_sem_net/last.ckpt")["state_dict"]
+        assert all(torch.equal(value, before[f"network.{name}"]) for name, value in start.items())
+
+
+def test_network_hands_on_trained_parts_to_a_stage_that_fills_them():
+    """As `rendered/flow_skeleton.yaml` trains the skeleton model first; `c3d.*` are of public initial weights."""
+    whole, skeleton_model, flow = (
+        create(name, num_classes=3, **options)
+        for name, options in (
+            ("flow_skeleton", SMALL["flow_skeleton"]),
+            ("res_tcn_bjcn", {"width": 8, "frames": 144, "step": 3}),
+            ("c3d_flow_at2", {**SMALL["c3d_flow_at2"], "skeleton": "frozen"}),
+        )
+    )
+    file = initial_weights.WeightFile(Path("stage_1"), skeleton_model.state_dict(), "res_tcn_bjcn", 3)
+    filled = set(initial_weights.load(whole, "flow_skeleton", file).loaded)
+    filled |= {name for name in whole.state_dict() if name.startswith("c3d.conv1")}
+    random = {name: value.clone() for name, value in flow.state_dict().items()}
+    initial_weights.hand_on(whole, "flow_skeleton", filled, flow, "c3d_flow_at2")
+    handed = {name for name, value in flow.state_dict().items() if torch.equal(value, whole.state_dict()[name])}
+    assert {name for name in random if name.startswith(("skeleton.", "c3d.conv1"))} <= handed
+    kept = {name for name, value in random.items() if torch.equal(value, flow.state_dict()[name])}
+    assert {name for name, value in random.items() if name.startswith("c3d.conv2") and value.ndim > 1} <= kept
+
+
+def test_checkpoint_of_a_stage_that_trains_a_part_is_no_model(tmp_path):
+    path = children.run(tmp_path / "run", CPU, epochs=1)
+    content = checkpoints.read(path)
+    content["actrec"]["part"] = "visual"
+    torch.save(content, tmp_path / "part.ckpt")
+    with pytest.raises(PackageError, match="is of stage visual, which trains this part of the network alone"):
+        checkpoints.open_checkpoint(tmp_path / "part.ckpt")
+    assert initial_weights.read(tmp_path / "part.ckpt").network == "sem_net"
 
 
 def test_early_stopping_stage_counts_own_epochs(tmp_path):

@@ -118,6 +118,7 @@ def test_p_i3d_stages_train_and_resume(dataset, tmp_path, capsys):
     folders = [out / "stage_1_parts", out / "stage_2_pose", out / "stage_3_attention", out]
     contents = [torch.load(folder / "last.ckpt", weights_only=True) for folder in folders]
     assert [content["epoch"] for content in contents] == [0, 0, 0, 1]
+    assert [content["actrec"].get("part") for content in contents] == ["parts", "pose", "attention", None]
     seconds = [content["actrec"]["seconds"] for content in contents]  # summed over the stages so far
     assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]
     assert all(float(row["loss"]) > 0 for folder in folders for row in metrics(folder) if row["loss"])

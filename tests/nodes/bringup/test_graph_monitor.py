@@ -34,9 +34,7 @@ def test_monitor_keeps_the_newest_changes_and_bodies(context: Any, host: Any, mo
     assert monitor.labels == 200
 
 
-def test_monitor_shows_actions_beside_the_labels(
-    context: Any, host: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_monitor_shows_actions_beside_the_labels(context: Any, host: Any, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = GraphMonitor([], run_command.Lines().show, context=context)
     host.add(monitor)
     acted = ["idle", "idle", "sit_down", "sit_down", "sit_down", "idle", "idle", "bow"]

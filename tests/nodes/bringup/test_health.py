@@ -92,7 +92,7 @@ def test_health_busy_node_does_not_hang_until_it_has_worked(
     context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
 ) -> None:
     """A library may keep Python's lock while a camera is opened: the node does not answer."""
-    monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.1)
+    monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.3)
     node, hung, working, released = add(Probe), [], threading.Event(), threading.Event()
     monitor = GraphMonitor(["probe"], lambda change: None, context=context)
     host.add(monitor)
@@ -111,7 +111,7 @@ def test_health_busy_node_does_not_hang_until_it_has_worked(
         timer = node.create_timer(0.01, open_camera)
         assert working.wait(60.0)
         peer.wait_until(lambda: monitor.statistics().get("probe", {}).get("busy") == "opening the camera")
-        time.sleep(2.0)
+        time.sleep(4.0)
         assert not hung
         released.set()
         peer.wait_until(lambda: hung == ["probe"])

@@ -199,14 +199,14 @@ STUCK = """
 import ctypes, time
 from actrec_nodes.bringup.endings import ending_if_stuck, patiently
 lock, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)
-with ending_if_stuck(1.0):
+with ending_if_stuck(3.0):
     time.sleep(0.5)
     library.usleep(200_000)
     with patiently():
-        library.usleep(2_500_000)
+        library.usleep(5_000_000)
     time.sleep(0.5)
     print("works", flush=True)
-    time.sleep(4)
+    time.sleep(8)
     library.pthread_mutex_lock(lock)
     print("still works", flush=True)
     if {stuck}:
@@ -224,7 +224,7 @@ def test_process_whose_threads_cannot_run_is_ended_with_its_stack(stuck: bool, s
         assert process.stdout is not None and process.stdout.readline() == "works\n"
         for number in (signal.SIGSTOP, signal.SIGCONT) if not stuck else ():
             process.send_signal(number)
-            time.sleep(2.0)
+            time.sleep(4.0)
         output, error = process.communicate(timeout=90)
     assert (process.returncode, output) == (status, "still works\n")
     assert ('File "<string>", line 16 in <module>' in error) == stuck

@@ -45,7 +45,8 @@ def test_idle_hand_node_lets_skeleton_node_idle_until_hands_have_a_subscriber(ho
     for _ in range(2):
         subscription = peer.subscribe(HandArray, topics.HANDS)
         peer.wait_for_subscribers(topics.SKELETONS, 1)
-        peer.wait_until(lambda: peer._by_topic[topics.COLOR].get_subscription_count() == 1 and not skeleton.idle)
+        peer.wait_until(lambda: peer._by_topic[topics.COLOR].get_subscription_count() == 1)
+        peer.wait_until(lambda: not skeleton.idle and not hand.idle)
         count = len(resets)
         frame = next(frames)
         peer.send_frame(frame)

@@ -1,6 +1,7 @@
 """Ages of frames by stamps of any clock, and labels of a recognizer whose input stops, is late or was stopped."""
 
 import re
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from actrec.types import NANOSECONDS
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common import participants as participants_module
 from actrec_nodes.recognition.staleness import FrameAges, Heartbeat
+from tests.documents import blocks, documents
 from tests.nodes.conftest import participants
 from tests.nodes.recognizer_graph import Graph, Make, body, stamp
 from tests.tiny_model import write_tiny
@@ -25,6 +27,15 @@ pytestmark = pytest.mark.ros
 
 LIMIT_S, LATENCY_S, PERIOD_S = 2.0, 0.1, 1 / 30
 HOUR_S = 3600.0
+
+
+def test_valid_for_example_of_the_page_takes_a_message() -> None:
+    (code,) = (block for block in blocks(documents()["docs/robot.md"], "python") if "valid_for" in block)
+    for seconds in (0, 5):
+        names: dict[str, Any] = {"time": time, "label": ActionLabel()}
+        names["label"].valid_for.sec = seconds
+        exec(textwrap.dedent(code), names)
+        assert names["usable"]
 
 
 class Time:

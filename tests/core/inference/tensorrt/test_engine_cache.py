@@ -94,32 +94,45 @@ def test_find_engine_without_note_is_ignored(tmp_path):
     assert cache.find(KEY) is None
 
 
-def build_engine(folder, started, seconds, content):
+def build_engine(folder, started, ready, content):
     cache = EngineCache(folder)
     with cache.building(KEY) as built:
         if built is not None:
             os._exit(3)
         started.set()
-        time.sleep(seconds)
+        ready.wait(60)
         cache.store(KEY, content, {})
 
 
-def start_build(*arguments):
+def start_build(folder, content):
     context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    process = context.Process(target=build_engine, args=(arguments[0], started, *arguments[1:]))
+    started, ready = context.Event(), context.Event()
+    process = context.Process(target=build_engine, args=(folder, started, ready, content))
     process.start()
-    return process, started
+    return process, started, ready
+
+
+def once_waiting(caplog, act):
+    """Run a function in a thread once this process waits for the lock of another one."""
+
+    def follow():
+        while "another process builds this engine" not in caplog.text:
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    return thread
 
 
 def test_building_second_process_waits_for_first(tmp_path, caplog):
     caplog.set_level("INFO")
-    first, started = start_build(tmp_path, 1.5, b"first")
+    first, started, ready = start_build(tmp_path, b"first")
     assert started.wait(60)
+    once_waiting(caplog, ready.set)
     with EngineCache(tmp_path).building(KEY, waiting_s=0.5) as built:
         assert built == b"first"
     first.join()
-    assert "another process builds this engine" in caplog.text
 
 
 @pytest.fixture
@@ -152,12 +165,10 @@ def test_building_lock_of_another_user_is_waited_for(shared, caplog):
             cache.store(KEY, b"first", {})
             held.close()
 
-        ended = threading.Timer(0.5, store)
-        ended.start()
+        ended = once_waiting(caplog, store)
         with cache.building(KEY, waiting_s=0.1) as built:
             assert built == b"first"
         ended.join()
-    assert "another process builds this engine" in caplog.text
 
 
 def test_building_in_another_users_folder_fails_before_the_build(shared):
