@@ -98,9 +98,10 @@ class RegisteredImages:
         self._registration: Registration | None = None
         self._transformation = None
         depth = _intrinsics(calibration.depth_camera_calibration)
-        self.geometry = files.geometry or DepthGeometry(_pose(calibration, _DEPTH))
-        self.depth_intrinsics = scale_to_size(files.depth, depth.width, depth.height) if files.depth else depth
+        self.depth_intrinsics, self.geometry = depth, DepthGeometry(_pose(calibration, _DEPTH))
         if files.depth is not None:
+            self.depth_intrinsics = scale_to_size(files.depth, depth.width, depth.height)
+            self.geometry = files.geometry or self.geometry
             self._registration = Registration(self.depth_intrinsics, self.intrinsics, self.geometry)
         else:
             self._transformation = self._make_transformation(calibration)
