@@ -3,7 +3,9 @@
 Usage: pip install py_trees && python examples/behavior_tree_leaf.py
 """
 
+import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +15,10 @@ from actrec_msgs.action import WaitForAction
 from py_trees.common import Status
 from rclpy.action import ActionClient
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 TICK_S = 0.1
+LATE_S = 5.0  # a recognizer that has ended never answers
 
 
 class WaitForActionLeaf(py_trees.behaviour.Behaviour):
@@ -31,6 +35,7 @@ class WaitForActionLeaf(py_trees.behaviour.Behaviour):
         self.sent: Any = None
         self.handle: Any = None
         self.answer: Any = None
+        self.end = math.inf
 
     def setup(self, **kwargs: Any) -> None:
         """Connect to the recognizer."""
@@ -41,6 +46,7 @@ class WaitForActionLeaf(py_trees.behaviour.Behaviour):
     def initialise(self) -> None:
         """Send the goal."""
         self.event = self.handle = self.answer = None
+        self.end = time.monotonic() + (self.goal.timeout.sec + LATE_S if self.goal.timeout.sec else math.inf)
         self.sent = self.client.send_goal_async(self.goal)
 
     def update(self) -> Status:
@@ -49,7 +55,10 @@ class WaitForActionLeaf(py_trees.behaviour.Behaviour):
             self.handle = self.sent.result()
             self.answer = self.handle.get_result_async()
         if self.answer is None or not self.answer.done():
-            return Status.RUNNING
+            if time.monotonic() < self.end and self.client.server_is_ready():
+                return Status.RUNNING
+            self.feedback_message = "the recognizer does not answer"
+            return Status.FAILURE
         result = self.answer.result().result
         self.feedback_message = result.error_msg
         if result.error_code != WaitForAction.Result.NONE:
@@ -77,7 +86,7 @@ class Greet(py_trees.behaviour.Behaviour):
 
 
 def main() -> int:
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C must still cancel the goal
     node = Node("behavior_tree")
     wave = WaitForActionLeaf("wait for a wave", ["wave"], timeout_s=60)
     root = py_trees.composites.Sequence("greet whoever waves", memory=True, children=[wave, Greet(node, wave)])
@@ -90,7 +99,8 @@ def main() -> int:
         node.get_logger().info("\n" + py_trees.display.unicode_tree(root, show_status=True))
         return 0 if root.status == Status.SUCCESS else 1
     except KeyboardInterrupt:
-        tree.interrupt()
+        root.stop(Status.INVALID)
+        rclpy.spin_once(node, timeout_sec=TICK_S)
         return 1
     finally:
         wave.client.destroy()

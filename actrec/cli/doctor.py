@@ -343,17 +343,18 @@ MAKERS = {
 
 def check_cameras(usb: Path = USB) -> Iterator[Finding]:
     """Check each RGB-D camera on the USB bus: its link and its driver library."""
-    libraries = set()
-    for device in sorted(usb.glob("*")):
-        maker, product = MAKERS.get(_read(device / "idVendor")), _read(device / "product")
-        if maker is None or maker[1] not in product:
+    libraries, devices = set(), sorted(usb.glob("*"))
+    fast = {_read(device / "idVendor") for device in devices if float(_read(device / "speed") or 0) >= 5000}
+    for device in devices:
+        maker, product = MAKERS.get(vendor := _read(device / "idVendor")), _read(device / "product")
+        if maker is None or maker[1] not in product or ("Microphone" in product and vendor in fast):  # of its camera
             continue
         name, _, library, remedy = maker
         libraries.add(library)
         mbps = float(_read(device / "speed") or 0)
         installed = _is_installed(library)
-        value = f"{product or 'unnamed device'} on USB at {mbps:g} Mbit/s"
-        value += "" if installed else f", driver library {library} is not installed"
+        missing = "" if installed else f", driver library {library} is not installed"
+        value = f"{product or 'unnamed device'} on USB at {mbps:g} Mbit/s{missing}"
         yield Finding("cameras", name, installed, value, remedy)
         if 0 < mbps < 5000:
             remedy = "use a USB 3 port and cable: color with depth exceeds the bandwidth of USB 2"

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -12,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from actrec.cli import amount, count, refuse_unused
+from actrec.cli import REMEDIES, amount, count, refuse_unused
 from actrec.cli.train import add_data_argument, add_dataset_arguments, add_recording_argument, folder_options
 from actrec.inference.session import Session, body_layout
 from actrec.skeleton import layouts
 from actrec.types import NANOSECONDS, Clip
 from actrec.utils import config, folders
-from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
 
 EPILOG = """\
 Examples:
@@ -35,6 +36,7 @@ need PyTorch too.
 
 TIMEOUT_S = 600.0  # for one frame, of a slow disk
 NO_LABELS_S = 60.0  # interval of labels, which are not used here
+LAST_S = 0.5  # after the last frame, a time is taken to be its
 SHOWN = 5
 PER_CLASS = 10
 
@@ -70,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
         found = _of_recording(args)
     else:
         refuse_unused(args, "at person per_class", f"with the dataset's clip {args.clip}")
+        if importlib.util.find_spec("torch") is None:
+            remedy = f"a clip of a dataset needs PyTorch: {REMEDIES['torch']}"
+            raise MissingLibraryError(f"there is no recording '{args.clip}': check the path; {remedy}")
         found = _of_dataset(args)
     print(json.dumps(found, indent=1) if args.json else _text(found))
     return 0
@@ -94,7 +99,7 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
         stack.enter_context(recording)
         if (first := next(recording.frames(), None)) is None:
             raise InputError(f"'{args.clip}' has no frame: record it again")
-        has_color, start_ns = first.color is not None, first.stamp_ns
+        has_color, start_ns, at_s = first.color is not None, first.stamp_ns, 0.0
         has_depth = first.depth is not None or not has_color
         worker = stack.enter_context(
             OfflineRecognizer(args.model, has_depth=has_depth, has_color=has_color, interval_s=NO_LABELS_S)
@@ -107,11 +112,14 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
                 worker.process(frame)
                 now = worker.recognizer.windows()
                 windows = now if args.at is not None else now or windows  # without --at, of the last one in view
-                if args.at is not None and frame.stamp_ns - start_ns >= args.at * NANOSECONDS:
+                at_s = (frame.stamp_ns - start_ns) / NANOSECONDS
+                if args.at is not None and at_s >= args.at:
                     break
         session = worker.recognizer.session
         if worker.warning:
             print(f"actrec: {worker.warning}", file=sys.stderr)
+    if args.at is not None and args.at > at_s + LAST_S:
+        raise InputError(f"'{args.clip}' lasts {at_s:.1f} s: give an earlier time with --at")
     person = args.person or next(iter(windows), "")
     if person not in windows:
         seen = f"; there are {', '.join(windows)}" if windows else ": give another time with --at"

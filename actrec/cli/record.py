@@ -138,6 +138,9 @@ def _record_clips(args: argparse.Namespace) -> int:
                 args.images, waiting(args, stopped), ["--ros-args", *args.ros_args]
             )
         read = stack.enter_context(source)
+        if stopped.is_set():
+            print("actrec: interrupted before the first clip: nothing is written", file=sys.stderr)
+            return 130
         if sys.stderr.isatty():
             stack.callback(print, file=sys.stderr)
         done = record(read, settings, stopped, lambda text, stays: _show_status(text, stays, args.beep))
@@ -149,7 +152,7 @@ def _record_clips(args: argparse.Namespace) -> int:
     else:
         rejected = f"; {len(done.rejected)} rejected" if done.rejected else ""
         print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{rejected}")
-    return 0 if done.kept else 1
+    return 0 if done.kept else 130 if stopped.is_set() else 1
 
 
 def _show_status(text: str, stays: bool, beep: bool) -> None:
@@ -174,7 +177,7 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
         stopped, show, waiting(args, stopped), ["--ros-args", *args.ros_args], out=args.out, topics=args.topics,
         duration_s=args.duration,
     )  # fmt: skip
-    if not any(node.counts.values()):
+    if not any(node.counts.values()) and not stopped.is_set():
         raise DeviceError(f"nothing was published on {', '.join(node.wanted)}: {recorder.START_GRAPH}")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
 

@@ -9,11 +9,12 @@ the Kinect's 30 Hz and no more.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from actrec.datasets.archive import PeopleSource, facing_sensor, read_table
+from actrec.datasets.base import find_files
 from actrec.skeleton.layouts import NITE_15
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, stamps_at
 from actrec.utils.errors import InputError
@@ -61,7 +62,7 @@ def read_florence3d(path: str | Path, fps: float = FPS) -> list[SkeletonSequence
 class Florence3d(PeopleSource):
     """Split "leave_one_out", the official one: the actor of option `fold` tests, the other nine train.
 
-    The root holds `Florence_dataset_WorldCoordinates.txt`.
+    The root holds `Florence_dataset_WorldCoordinates.txt`, in any folder.
     """
 
     title: ClassVar = "Florence 3D"
@@ -71,3 +72,9 @@ class Florence3d(PeopleSource):
     people: ClassVar = tuple(range(1, 11))
     archive: ClassVar = "Florence_dataset_WorldCoordinates.txt"
     read_archive: ClassVar = staticmethod(read_florence3d)
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root, **options)
+        if not self.packed and self.root.is_dir():  # as downloaded, in Florence_3d_actions
+            found = find_files(self.root, lambda path: ("", "skeleton") if path.name == self.archive else None)
+            self.root = found[""]["skeleton"].parent if found else self.root

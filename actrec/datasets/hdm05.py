@@ -61,7 +61,7 @@ class Hdm05(PeopleSource):
     person: ClassVar = "actor"
     keys: ClassVar = ("action", "actor", "number")
     archive: ClassVar = "hdm05_eleven_skeletons.npz"
-    pattern: ClassVar = r"(HDM_[a-z]+_\w+_\d+_120)\.amc"
+    pattern: ClassVar = rf"(HDM_[a-z]+_(?:{'|'.join(CLASSES)})_\d+_120)\.amc"  # cuts of other classes are ignored
     read_archive: ClassVar = staticmethod(read_hdm05_npz)
 
     def parse(self, path: Path) -> dict[str, Any]:

@@ -92,14 +92,17 @@ def read_nucla_frames(folder: Path) -> SkeletonSequence:
         InputError: A file is truncated or corrupt, times do not increase, or no frame has a skeleton.
     """
     listed = folder / FRAME_LIST
-    times, joints = [], []
+    times, joints, frames = [], [], dict[str, str]()
     for line in filter(None, map(str.split, read_text(listed).splitlines())):
+        line = line[-3:]  # a record may follow the begin of itself
         if not (line[0].isdigit() and line[-1].isdigit()):
             raise InputError(f"'{listed}' is corrupt: '{' '.join(line)[:60]}' has no frame and time; copy it again")
-        file = folder / f"frame_{line[0]}_tc_{line[-1]}_skeletons.txt"
+        frames[line[0]] = line[-1]  # of a frame that is listed twice, the last record
+    for number, time in frames.items():
+        file = folder / f"frame_{number}_tc_{time}_skeletons.txt"
         if file.is_file() and (lines := read_text(file).splitlines()[1:21]):
             joints.append(parse_table(file, lines, 4, ",")[:, :3])
-            times.append(int(line[-1]))
+            times.append(int(time))
             if len(joints[-1]) != 20:
                 raise InputError(f"'{file}' has {len(joints[-1])} joints, expected 20; copy it again")
     if not joints:
@@ -110,6 +113,12 @@ def read_nucla_frames(folder: Path) -> SkeletonSequence:
     label = ACTIONS.index(parse_name(name)["action"]) + 1
     stamps = (np.array(times, np.int64) - times[0]) * 1_000_000
     return _sequence(name, np.stack(joints), label, 0.0, stamps=stamps, begin_ms=times[0])
+
+
+def _has_skeletons(folder: Path) -> bool:
+    """Return whether a folder of frames has a list of them, and a skeleton: ten of 1,494 do not."""
+    files = folder.glob("frame_*_skeletons.txt")
+    return (folder / FRAME_LIST).is_file() and any(file.stat().st_size > 0 for file in files)
 
 
 def parse_name(name: str) -> dict[str, int]:
@@ -259,6 +268,10 @@ class Nucla(ArchiveSource):
         files = {name: {"skeleton": kinds["skeleton"]} for name, kinds in found.items() if "skeleton" in kinds}
         if not files:
             folders = {name: kinds["frames"] for name, kinds in found.items() if "frames" in kinds}
+            without = [name for name, folder in folders.items() if not _has_skeletons(folder)]
+            if without:
+                logger.warning("%d of %d folders have no skeleton, first %s", len(without), len(folders), without[0])
+            folders = {name: folder for name, folder in folders.items() if name not in without}
             files = {name: {"skeleton": folder / FRAME_LIST, "color": folder} for name, folder in folders.items()}
         if not files:
             raise DeviceError(

@@ -18,6 +18,7 @@ from actrec.utils.errors import DeviceError, MissingLibraryError
 COLUMNS = 6  # skeletons or images in a row
 TOP_PAIRS = 50  # attention weights that SEM-Net's figure draws
 SHOWN_CLASSES = 5
+LISTED = ".figures"  # names of the files that `write` wrote
 DPI = 110
 BONE, JOINT, LINE, CIRCLE = "#4477aa", "#777777", "#ee7733", "#cc3311"
 
@@ -36,12 +37,16 @@ def pyplot() -> Any:
 
 
 def write(folder: Path, drawn: Iterator[Named]) -> list[Path]:
-    """Write each figure as a PNG file; raise DeviceError if the folder cannot be written."""
-    written = []
+    """Write each figure as a PNG file instead of earlier ones; raise DeviceError if the folder cannot be written."""
+    written, listed = list[Path](), folder / LISTED
     for name, figure in drawn:
         path = folder / f"{name}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if not written and listed.is_file():  # of another model, perhaps with more figures
+                for earlier in listed.read_text(encoding="utf-8").splitlines():
+                    (folder / Path(earlier).name).unlink(missing_ok=True)
+            listed.write_text("".join(f"{each.name}\n" for each in (*written, path)), encoding="utf-8")
             figure.savefig(path, dpi=DPI, bbox_inches="tight")
         except OSError as error:
             raise DeviceError(f"cannot write '{path}': {error.strerror or error}") from error

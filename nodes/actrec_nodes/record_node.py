@@ -333,6 +333,7 @@ class ClipNode(Node):
         super().__init__("clip_node", **node_options)
         self._observations: queue.Queue[Observation] = queue.Queue(QUEUE_SIZE)
         self._infos: dict[str, bytes] = {}  # the newest camera_info by topic
+        self._lacks_skeletons, self._skeletons_at = True, time.monotonic()  # images alone are no clip
         self._subscription = Subscription(
             self, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
         )
@@ -344,7 +345,7 @@ class ClipNode(Node):
         """Wait for the first skeletons and, with images, for the first color image."""
         topic = self._subscription.topic_name
         waiting.until(
-            lambda: not self._observations.empty(),
+            lambda: not self._lacks_skeletons,
             f"skeletons on {topic}",
             lambda: why_silent(self, topic, SkeletonArray),
             REMEDY,
@@ -358,8 +359,10 @@ class ClipNode(Node):
         )
 
     def read(self, timeout_s: float) -> Observation:
-        """Return the oldest observation in the queue; raise DeviceError with the reason if nothing arrives."""
+        """Return the oldest observation in the queue; raise DeviceError with the reason if no skeletons arrive."""
         try:
+            if time.monotonic() - self._skeletons_at > timeout_s:
+                raise queue.Empty
             return self._observations.get(timeout=timeout_s)
         except queue.Empty:
             topic = self._subscription.topic_name
@@ -376,6 +379,7 @@ class ClipNode(Node):
         def write(bag: BagWriter) -> None:
             bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies, up)
 
+        self._lacks_skeletons, self._skeletons_at = False, time.monotonic()
         self._put(Observation(stamp, bodies, write))
 
     def _subscribe(self, topic: str, kind: type) -> None:

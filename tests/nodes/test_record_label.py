@@ -28,6 +28,7 @@ from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import open_recording
 from actrec.recordings.labels import read_labels
 from actrec.types import Body, Intrinsics
+from actrec.utils.errors import DeviceError
 from actrec_nodes.bringup import run
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.record_node import graph_observations
@@ -47,7 +48,7 @@ class People:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("people", context=self.context)
-        self.visible = visible
+        self.visible, self.seen = visible, True
         self._stop = threading.Event()
         make = self.node.create_publisher
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
@@ -70,7 +71,8 @@ class People:
             self._color.publish(conversions.color_to_image(color, head))
             pixels, scores = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
             bodies = [Body("body_1", "kinect_v2_25", person_at(0.001 * sent), pixels, scores)] if self.visible else []
-            self._skeletons.publish(conversions.bodies_to_message(bodies, head))
+            if self.seen:
+                self._skeletons.publish(conversions.bodies_to_message(bodies, head))
             sent += 1
 
     def stop(self):
@@ -105,6 +107,39 @@ def test_record_label_running_graph_keeps_clips(people, tmp_path, capsys):
         frames = list(recording.frames())
     assert len(frames) >= 5 and frames[0].depth is not None
     assert not list((out / ".unfinished").iterdir())
+
+
+def test_record_label_images_without_skeletons_names_the_cause(people, tmp_path, capsys):
+    people.seen = False
+    command = ["record", "--label", "wave", "--out", str(tmp_path / "clips"), "--images", "--wait", "1", *QUICK]
+    assert main(command) == 1
+    assert "no skeletons on /skeletons within 1 s" in capsys.readouterr().err
+    people.seen = True
+    with graph_observations(images=True) as read:
+        while read(20.0).bodies is None:
+            pass
+        people.seen = False
+        with pytest.raises(DeviceError, match="no skeletons on /skeletons: "):
+            while True:
+                read(0.5)
+
+
+@pytest.mark.slow
+def test_record_label_interrupted_while_it_waits_leaves_nothing(tmp_path):
+    for words, message in (
+        (["--label", "wave", "--out", str(tmp_path / "clips")], "interrupted before the first clip"),
+        (["--out", str(tmp_path / "bag"), "--topics", "/nothing"], "interrupted before the first frame"),
+    ):
+        command = [sys.executable, "-m", "actrec", "record", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "waiting for" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130 and message in error and "start the graph first" not in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):

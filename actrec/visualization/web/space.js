@@ -70,7 +70,8 @@ class Space {
     const along = up[2];
     let forward = [-along * up[0], -along * up[1], 1 - along * up[2]];
     const length = Math.hypot(...forward);
-    forward = length > 0.05 ? forward.map((value) => value / length) : [0, 0, 1];
+    // A camera that looks straight down or up: the image's upper edge is ahead.
+    forward = length > 0.05 ? forward.map((value) => value / length) : [0, -1, 0];
     const right = [
       forward[1] * up[2] - forward[2] * up[1], forward[2] * up[0] - forward[0] * up[2], forward[0] * up[1] - forward[1] * up[0],
     ].map((value) => value);

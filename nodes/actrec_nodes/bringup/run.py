@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import threading
@@ -93,8 +94,8 @@ def plan(
     Raises:
         ConfigError: A node or option is unknown, a file is missing, or two sources of images are given.
     """
-    if duration_s is not None and not duration_s > 0:
-        raise ConfigError(f"--duration is {duration_s:g} s, expected more than 0")
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        raise ConfigError(f"--duration is {duration_s:g} s, expected a number above 0")
     if vendor and driver:
         raise ConfigError(
             f"--vendor {vendor} takes images from that node, --driver {driver} from camera_node: give one"

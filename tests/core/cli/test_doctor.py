@@ -33,6 +33,14 @@ def test_check_cameras_without_camera_suggests_simulated_driver(tmp_path: Path) 
     assert "--driver simulated" in finding.remedy
 
 
+@pytest.mark.parametrize(("speed", "links"), [("5000", 0), ("480", 2)])
+def test_check_cameras_microphone_of_an_azure_kinect_is_no_slow_link(tmp_path: Path, speed: str, links: int) -> None:
+    """It is a USB 2 device in any case."""
+    plug_in(tmp_path, "045e", "Azure Kinect 4K Camera", speed=speed, port="2-1")
+    plug_in(tmp_path, "045e", "Azure Kinect Microphone Array", speed="480", port="1-1")
+    assert [finding.name for finding in doctor.check_cameras(tmp_path)].count("Azure Kinect link") == links
+
+
 def test_check_cameras_realsense_names_driver_library(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
     finding = next(doctor.check_cameras(tmp_path))

@@ -197,6 +197,40 @@ def test_msr_action3d_files_read(tmp_path, mirror):
     assert clip.stamps_ns[3] == 200_000_000
 
 
+@pytest.mark.parametrize("first", ["knee", "ankle"])
+def test_msr_action3d_legs_of_the_other_side_are_put_right(tmp_path, first):
+    """Subjects 2 and 3 have such clips; the joints stay in a clip whose legs are right."""
+    wrong = [joint for joint in msr_action3d.JOINTS if joint.split("_")[0] in ("knee", "ankle", "foot")]
+    wrong = [joint for joint in wrong if first == "knee" or not joint.startswith("knee")]
+    other = {joint: joint.replace("left", "*").replace("right", "left").replace("*", "right") for joint in wrong}
+    joints = person(joints=msr_action3d.JOINTS)
+    for name, taken in (("a05_s02_e01", joints), ("a05_s02_e02", {j: joints[other.get(j, j)] for j in joints})):
+        rows = np.stack([taken[j] for j in msr_action3d.JOINTS], axis=1)
+        text = "".join(f"{x:.5f} {y:.5f} {z:.5f} 1.0\n" for x, y, z in rows.reshape(-1, 3))
+        (tmp_path / f"{name}_skeleton3D.txt").write_text(text)
+    source = datasets.source("msr_action3d", tmp_path)
+    intact, exchanged = (source.read(entry).bodies for entry in source.entries())
+    assert intact[0, 0, INDEX["knee_left"], 0] > intact[0, 0, INDEX["knee_right"], 0]
+    np.testing.assert_array_equal(exchanged, intact)
+
+
+def test_msr_action3d_sequence_of_zeros_is_left_out(tmp_path):
+    for name in ("a13_s09_e01", "a13_s09_e02", "a07_s04_e01"):
+        text = msr_text() if name != "a13_s09_e02" else "0 0 0 0\n" * 40
+        (tmp_path / f"{name}_skeleton3D.txt").write_text(text)
+    found = [
+        [entry.name for entry in datasets.source("msr_action3d", tmp_path, noisy=noisy).entries()]
+        for noisy in (True, False)
+    ]
+    assert found == [["a07_s04_e01", "a13_s09_e01"], ["a13_s09_e01"]]
+
+
+def test_florence3d_in_its_published_folder_is_read(tmp_path):
+    (tmp_path / "Florence_3d_actions").mkdir()
+    (tmp_path / "Florence_3d_actions" / florence3d.Florence3d.archive).write_text(florence_text())
+    assert len(datasets.source("florence3d", tmp_path).entries()) == 3
+
+
 def utkinect_text() -> str:
     joints = person(12, layouts.KINECT_V1_20.joints)
     rows = np.stack([joints[j] for j in layouts.KINECT_V1_20.joints], axis=1)

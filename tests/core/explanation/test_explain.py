@@ -1,5 +1,6 @@
 """`actrec explain`: the joints that a label rests on, the values inside networks, and the figures."""
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from actrec import inference
 from actrec.cli import main
-from actrec.explanation import attention, occlusion
+from actrec.explanation import attention, figures, occlusion
 from actrec.explanation.attention import Reader
 from actrec.features.clips import each_clip, example_clip
 from actrec.inference import package
@@ -146,6 +147,21 @@ def test_explain_subsequences_are_of_evaluation(tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "why/attention_by_class.png").is_file()
 
 
+def test_explain_missing_recording_without_torch_names_the_recording(
+    tmp_path: Path, tiny: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["explain", str(tiny.package.path), "wav.mp4", "--out", str(tmp_path / "why")]) == 1
+    assert "there is no recording 'wav.mp4': check the path" in capsys.readouterr().err
+
+
+def test_write_replaces_the_figures_of_an_earlier_explanation(tmp_path: Path) -> None:
+    (tmp_path / "mine.png").touch()
+    for names in (("attention", "importance"), ("importance",)):
+        figures.write(tmp_path, ((name, figures.pyplot().figure()) for name in names))
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["importance.png", "mine.png"]
+
+
 def test_explain_recording_writes_figures_or_names_cause(
     tmp_path: Path, tiny: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +176,8 @@ def test_explain_recording_writes_figures_or_names_cause(
     assert found["written"] == [str(out / "importance.png")] and (out / "importance.png").stat().st_size > 10_000
     assert main(["explain", model, str(recording), "--out", str(out), "--person", "body_9"]) == 1
     assert "no person body_9 at that time; there are" in capsys.readouterr().err
+    assert main(["explain", model, str(recording), "--out", str(out), "--at", "99"]) == 1
+    assert "lasts" in capsys.readouterr().err
     assert main(["explain", model, str(recording), "--out", str(recording)]) == 1
     assert "it is a file" in capsys.readouterr().err
     for arguments, message in (

@@ -119,6 +119,22 @@ def test_nucla_frame_folders_give_skeletons_and_images_by_time(tmp_path):
         source.read(entry)
 
 
+def test_nucla_frame_folders_without_skeletons_are_left_out(tmp_path, caplog):
+    """As ten of the published ones are; a list may repeat a frame, or begin a record twice."""
+    folder = write_frames(tmp_path, "a02_s01_e03_v02")
+    for file in write_frames(tmp_path, "a02_s01_e04_v02").glob("*_skeletons.txt"):
+        file.write_text("")
+    (write_frames(tmp_path, "a02_s01_e05_v02") / "fileList.txt").unlink()
+    source = Nucla(tmp_path)
+    (entry,) = source.entries()
+    assert entry.name == "a02_s01_e03_v02" and "2 of 3 folders have no skeleton" in caplog.text
+    expected = source.read(entry)
+    lines = (folder / "fileList.txt").read_text().splitlines()
+    lines[0] = f"{' '.join(lines[0].split()[:2])} {lines[0]}"
+    (folder / "fileList.txt").write_text("\n".join([*lines, lines[-1]]) + "\n")
+    np.testing.assert_array_equal(source.read(entry).bodies, expected.bodies)
+
+
 def test_nucla_official_splits(root):
     source = Nucla(root, fold=2)
     parts = {split: {e.name for e in source.entries() if source.part(e, split) == "test"} for split in source.splits}

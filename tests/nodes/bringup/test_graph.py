@@ -171,6 +171,7 @@ def test_plan_vendor_replaces_the_camera_node() -> None:
         (["--params", "/nowhere.yaml"], "there is no parameter file /nowhere.yaml"),
         (["--nodes", "nose"], "unknown node 'nose'"),
         (["--duration", "0"], "--duration is 0 s"),
+        (["--duration", "inf"], "--duration is inf s, expected a number above 0"),
     ],
 )
 def test_run_wrong_arguments_exit_with_status_2_and_one_line(arguments, line, capsys) -> None:
