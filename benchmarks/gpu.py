@@ -63,6 +63,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     wanted = args.parts.split(",")
     if unknown := [part for part in wanted if part not in PARTS]:
         raise ConfigError(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    if args.csv is not None and not args.csv.absolute().parent.is_dir():
+        raise ConfigError(f"--csv {args.csv}: there is no such folder: make it, or name another")
     if not gpu.available():
         raise DeviceError("CuPy is not installed or finds no GPU: run it on a machine with one, and check nvidia-smi")
     try:

@@ -44,17 +44,25 @@ def resolve(
         return backend
     if package is None:
         return FALLBACK
-    return first_with_engine(package.name, lambda name: BACKENDS.get(name).ready(package, **options(name))) or FALLBACK
+    found = first_with_engine(
+        package.name,
+        lambda name: BACKENDS.get(name).ready(package, **options(name)),
+        lambda name: str(options(name).get("cache", "")),
+    )
+    return found or FALLBACK
 
 
-def first_with_engine(network: str, is_ready: Callable[[str], bool]) -> str | None:
+def first_with_engine(
+    network: str, is_ready: Callable[[str], bool], cache: Callable[[str], str] = lambda name: ""
+) -> str | None:
     """Return the first TensorRT backend that has an engine of a network for which `is_ready` is true, or None.
 
-    A backend without an engine of that network is not imported. If there is one that cannot be used, this is warned of.
+    `cache` returns the folder of a backend's engines, empty for the default one. A backend without an engine of that
+    network is not imported. If there is one that cannot be used, this is warned of.
     """
     for name, library in LIBRARIES.items():
         try:
-            if library.is_installed and EngineCache().holds(network, name) and is_ready(name):
+            if library.is_installed and EngineCache(cache(name)).holds(network, name) and is_ready(name):
                 return name
         except ActrecError as error:
             logger.warning("auto: %s is not used: %s", library.title, error)

@@ -311,8 +311,10 @@ class BlazeFace(Estimator):
             if self._wait[body.body_id] > 0:
                 return None
             self._wait[body.body_id] = self.config.face_retry_every
+            # The nearest one, as a neighbor's face may be the surest.
             regions = _search(self._near, image, head)
-            mesh = self._mesh(image, regions[0]) if regions else None
+            nearest = min(regions, key=lambda each: np.hypot(each.u - head.u, each.v - head.v), default=None)
+            mesh = self._mesh(image, nearest) if nearest is not None else None
             if mesh is None or not _fits(mesh, head):
                 return None
         self._regions[body.body_id] = _next_region(mesh)

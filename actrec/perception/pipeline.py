@@ -452,7 +452,7 @@ class SizeMonitor:
     """
 
     def __init__(self) -> None:
-        self._readings: deque[tuple[int, float]] = deque(maxlen=3 * SIZES)
+        self._readings: deque[tuple[int, float]] = deque()
         self._has_warned = False
         self.size, self.fault = float("nan"), ""
 
@@ -473,6 +473,8 @@ class SizeMonitor:
         if self._readings and stamp_ns < self._readings[-1][0]:  # a recording that starts again
             self._readings.clear()
         self._readings.append((stamp_ns, size))
+        while len(self._readings) > 3 * SIZES and stamp_ns - self._readings[1][0] >= MIN_SECONDS * NANOSECONDS:
+            self._readings.popleft()  # many people, or a fast camera, fill a second with more readings
         span_s = (stamp_ns - self._readings[0][0]) / NANOSECONDS
         if len(self._readings) < SIZES or span_s < MIN_SECONDS:
             return

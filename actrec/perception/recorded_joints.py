@@ -155,7 +155,7 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
         raise ConfigError(f"'{path}': {error}") from error
     with recording, contextlib.closing(BodyPerception(MOUNT_OPTION)) as perception:
         perception.find_gravity(recording.frames())
-        found = ((frame.stamp_ns, perception.process(frame), frame.up) for frame in recording.frames())
+        found = ((frame.stamp_ns, perception.process(frame), perception.up) for frame in recording.frames())
         sequence = stack_bodies(path.stem, found, perception.gravity.conclude)
     arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-2]}
     arrays["up"] = np.full(3, np.nan, np.float32) if sequence.up is None else sequence.up

@@ -90,17 +90,17 @@ class TensorRtNetwork(EngineRunner):
         """Compare every output with ONNX Runtime's in float32 or int8; raise PackageError for one that differs."""
         images = example_images(source.file)
         found = self._open(content, self.config.most).run({"image": images})
-        precision, margin = ("int8", backend.INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
+        precision = "int8" if self.config.precision == "int8" else "float32"
         differences = differences_by_spread(found, outputs_of(source.read_onnx(precision), {"image": images}))
         worst = max(differences, key=lambda name: differences[name])
-        difference, allowed = differences[worst], margin * self.config.largest_difference
+        difference, allowed = differences[worst], self.config.allowed_difference
         if difference > allowed:
             share = f"differs from ONNX Runtime's by {difference:.1%} of its spread"
             lower = {"int8": "precision fp16", "fp16": "precision fp32"}
             remedy = lower.get(self.config.precision, "backend onnxruntime, and report it")
             raise PackageError(
                 f"{source.name}: the engine's output '{worst}' {'is no number' if np.isinf(difference) else share}, "
-                f"at most {allowed:.0%} may: take {remedy}"
+                f"at most {100 * allowed:.3g}% may: take {remedy}"
             )
         return {"difference": difference, "bytes": len(content)}
 

@@ -326,17 +326,24 @@ class StreamBuffers:
             reasons.append("no camera_info so far, so the size of the color image is unknown")
         for spec, feature in inputs.frame_inputs:
             frames = track.frames[spec.name] if is_per_body(feature) else self.frames[spec.name]
-            if not reasons and not len(frames):
+            newest, oldest_ns = frames.stamps_ns[-1:], self.newest_ns["bodies"] - round(self.timeout_s * NANOSECONDS)
+            if not reasons and not (newest and newest[0] >= oldest_ns):
                 images = [stream for stream in ("color", "flow") if feature.streams.get(stream)]
                 names = " and ".join(STREAM_NAMES[stream] for stream in images)
                 ahead = [self.newest_ns[stream] - self.newest_ns["bodies"] for stream in images]
                 late = max(ahead, default=0) / NANOSECONDS
+                kept = min((self._kept_s(stream) for stream in images), default=BUFFER_S)
                 reasons.append(
-                    f"skeletons come {late:.1f} s after their {names} (kept for {BUFFER_S:g} s): speed up depth"
-                    if late > BUFFER_S
+                    f"skeletons come {late:.1f} s after their {names} (kept for {kept:.2g} s): speed up depth"
+                    if late > kept
                     else f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both"
                 )
         return "; ".join(reasons)
+
+    def _kept_s(self, stream: str) -> float:
+        """Return how long images are kept for their skeletons: of a fast camera, until there are too many."""
+        stamps = (self.color if stream == "color" else self.flow).stamps_ns
+        return (stamps[-1] - stamps[0]) / NANOSECONDS if len(stamps) >= BUFFERED_IMAGES else BUFFER_S
 
     def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
         """Drop everything observed before the stamps jumped back to `stamp_ns`."""

@@ -32,6 +32,7 @@ INT8_MARGIN = 3.0
 """Factor of the difference allowed for int8: a value that is rounded the other way is off by a whole step."""
 
 Inputs = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class TensorRtConfig(BuildConfig):
         0.05, "of an engine's logits from ONNX Runtime's, as a share of their spread; int8 three times that",
         range=(0.0, 1.0),
     )  # fmt: skip
+
+    @property
+    def allowed_difference(self) -> float:
+        """The largest difference of an engine in this precision."""
+        return (INT8_MARGIN if self.precision == "int8" else 1.0) * self.largest_difference
 
 
 class EngineRunner(ABC):
@@ -110,18 +116,23 @@ class EngineRunner(ABC):
         """Return the engine from the cache, or build, check and store it. Raises as the class."""
         key, cache = self._key, self._cache
         if (found := cache.find(key)) is not None:
-            if not cache.is_checked(key):  # it was built ahead of time, without a GPU
-                self._keep(key, found, self._check(source, found))
-            return found
+            return self._checked(source, found)
         with cache.building(key) as built:
             if built is not None:
-                return built
+                return self._checked(source, built)
             if others := cache.misfits(key):
                 logger.info("engines of %s that do not fit: %s", source.name, others)
             logger.info("building %s for %s; this takes minutes, once", key.name, self._cuda.gpu.name)
             content, seconds = build_engine(self.library, self._trt, source, self.config, key, cache, progress)
             cache.store(key, content, {"seconds": seconds, **self._check(source, content)})
             logger.info("%s: %.1f MB in %.0f s", cache.path(key), len(content) / 1e6, seconds)
+        return content
+
+    def _checked(self, source: EngineSource, content: bytes) -> bytes:
+        """Return a stored engine, compared now if it was built without a GPU, or if less is allowed now."""
+        difference = self._cache.difference(self._key)
+        if difference is None or not difference <= self.config.allowed_difference:
+            self._keep(self._key, content, self._check(source, content))
         return content
 
     def _keep(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> None:
@@ -185,6 +196,11 @@ def is_built(library: Library, source: EngineSource, settings: TensorRtConfig) -
     key = builder.key_of(library, trt, source, settings, cuda.gpu)
     if (found := cache.find(key)) is None and (others := cache.misfits(key)):
         logger.warning("no engine of %s fits %s on %s: %s", source.name, library.title, cuda.gpu.name, others)
+    difference, allowed = cache.difference(key), settings.allowed_difference
+    if found is not None and difference is not None and not difference <= allowed:
+        text = "the engine of %s is not used: it differs from ONNX Runtime by %.3g%%, at most %.3g%% may"
+        logger.warning(text, source.name, 100 * difference, 100 * allowed)
+        return False
     return found is not None
 
 
@@ -219,9 +235,9 @@ class TensorRtBackend(EngineRunner):
         engine = self._open(content, self.config.most)
         _one_output(engine)
         found = np.concatenate([next(iter(engine.run(row).values())) for row in rows])
-        precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
+        precision = "int8" if self.config.precision == "int8" else "float32"
         expected = OnnxRuntimeBackend(package, device="cpu", precision=precision).run(made)
-        difference, allowed = difference_by_spread(found, expected), margin * self.config.largest_difference
+        difference, allowed = difference_by_spread(found, expected), self.config.allowed_difference
         if difference > allowed:
             raise PackageError(self._disagreement(package, difference, allowed, rows[0]))
         return {"difference": difference, "bytes": len(content)}
@@ -230,27 +246,33 @@ class TensorRtBackend(EngineRunner):
         """Return the error of an engine that disagrees, with a remedy."""
         share = f"differ from ONNX Runtime's by {difference:.1%} of their spread"
         found = "are no numbers" if np.isinf(difference) else share
-        text = f"{package.name}: the engine's logits {found}, at most {allowed:.0%} may"
+        text = f"{package.name}: the engine's logits {found}, at most {100 * allowed:.3g}% may"
         if self.config.precision == "fp32":
             return f"{text}: take backend onnxruntime, and report it with TensorRT's version"
         if self.config.precision == "fp16" and not builder.takes_flags(self._trt):
             return f"{text}: build it with --precision fp32"
         logger.warning("%s; searching for the first layers that differ, which takes another build", text)
 
-        def run(onnx: bytes, inputs: Inputs) -> Inputs:
+        def run(onnx: bytes, inputs: Inputs, shapes: Shapes) -> Inputs:
             content, _ = build_engine(self.library, self._trt, package, self.config, self._key, self._cache, None, onnx)
-            return Engine(self._trt, self._cuda, content, 1, False).run(inputs)
+            return Engine(self._trt, self._cuda, content, 1, False, outputs=shapes).run(inputs)
 
         try:
             network = builder.source_of(self._trt, package, self.config).network
-            group = first_wrong_group(package.read_onnx(network), row, run, allowed)
+            found_group = first_wrong_group(package.read_onnx(network), row, run, allowed)
         except ActrecError as error:
             logger.warning("they were not found: %s", error)
-            group = None
-        if group is None:
+            found_group = None
+        if found_group is None:
             return f"{text}: build it with --precision fp32 (pip install onnx to find the layers)"
+        group, has_weights = found_group
+        if self.config.precision == "int8" and has_weights:
+            first = "quantize it again (actrec quantize) with"
+        elif builder.takes_flags(self._trt):
+            first = "build it with"
+        else:
+            return f"{text}; it begins in layer group '{group}', which is not in int8: build it with --precision fp32"
         kept = ",".join([*self.config.kept, group])
-        first = "quantize it again (actrec quantize) with" if self.config.precision == "int8" else "build it with"
         return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
 
 
@@ -283,23 +305,28 @@ def difference_by_spread(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def first_wrong_group(
-    content: bytes, inputs: Inputs, run: Callable[[bytes, Inputs], Inputs], allowed: float
-) -> str | None:
+    content: bytes, inputs: Inputs, run: Callable[[bytes, Inputs, Shapes], Inputs], allowed: float
+) -> tuple[str, bool] | None:
     """Return the layer group after which the engine's values first differ too much from ONNX Runtime's.
 
     If no group's `difference_by_spread` is above `allowed`, it is the one with the largest. It is None if the package
     `onnx`, which adds outputs to the graph `content`, is not installed. `inputs` are one window; `run` builds the
-    engine of a graph and returns its outputs for them.
+    engine of a graph and returns its outputs for them, whose shapes it gets. Also returns whether the group has one of
+    the `QUANTIZED` operators.
     """
     try:
         onnx = importlib.import_module("onnx")
     except ImportError:
         return None
     probed, names = _with_probes(onnx, content)
-    expected, found = outputs_of(probed, inputs), run(probed, inputs)
+    expected = outputs_of(probed, inputs)
+    # A value inside may have more rows than windows, such as one for each body.
+    found = run(probed, inputs, {name: value.shape for name, value in expected.items()})
     differences = {group: difference_by_spread(found[name], expected[name]) for group, name in names.items()}
     wrong = [group for group in names if differences[group] > allowed]
-    return wrong[0] if wrong else max(differences, key=lambda group: differences[group])
+    chosen = wrong[0] if wrong else max(differences, key=lambda group: differences[group])
+    nodes = onnx.load_model_from_string(content).graph.node
+    return chosen, any(group_of(node.name) == chosen and node.op_type in builder.QUANTIZED for node in nodes)
 
 
 def _with_probes(onnx: Any, content: bytes) -> tuple[bytes, dict[str, str]]:

@@ -160,6 +160,10 @@ def source_of(trt: Any, package: EngineSource, config: BuildConfig) -> SourceNet
     return SourceNetwork("float32", package.onnx_sha256(), new and config.precision == "fp32")
 
 
+QUANTIZED = ("Conv", "Gemm", "MatMul")
+"""Operators in int8: all that have weights or multiply matrices."""
+
+
 def takes_flags(trt: Any) -> bool:
     """Return whether the builder accepts a lower precision than the network's file has; 11 does not."""
     return hasattr(trt.BuilderFlag, "INT8")

@@ -142,12 +142,13 @@ class EngineCache:
         others = {name: other for name, other in self.keys(key.package).items() if other != key.plain()}
         return ", ".join(f"{name} ({key.difference(other)})" for name, other in others.items())
 
-    def is_checked(self, key: EngineKey) -> bool:
-        """Return whether a stored engine was compared with ONNX Runtime: one built ahead of time was not."""
+    def difference(self, key: EngineKey) -> float | None:
+        """Return how far a stored engine differs from ONNX Runtime; None if unknown, as of one built ahead of time."""
         try:
-            return _read_note(self._files(key)[1]).get("difference") is not None
+            found = _read_note(self._files(key)[1]).get("difference")
         except (OSError, ValueError, AttributeError):
-            return False
+            return None
+        return float(found) if isinstance(found, (int, float)) else None
 
     @contextlib.contextmanager
     def building(self, key: EngineKey, waiting_s: float = 10.0) -> Iterator[bytes | None]:

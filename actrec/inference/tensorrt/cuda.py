@@ -109,11 +109,16 @@ def open_cuda(library: str = "auto") -> Cuda:
         MissingLibraryError: The library is not installed, or neither is.
         DeviceError: There is no GPU, or its driver does not answer.
     """
+    missing = broken = None
     for name in LIBRARIES if library == "auto" else (library,):
         try:
             return _CLASSES[name]()
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             missing = error
+        except ImportError as error:  # it is installed, but not a library that it loads, such as the driver's
+            broken = broken or error
+    if broken is not None:
+        raise _not_started(str(broken).splitlines()[0]) from broken
     raise MissingLibraryError(
         "a GPU's memory needs pycuda (JetPack: pip install pycuda) or cuda-python (pip install cuda-python)"
     ) from missing
@@ -215,7 +220,7 @@ class _CudaPython(Cuda):
     def __init__(self) -> None:
         try:
             self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
-        except ImportError:
+        except ModuleNotFoundError:
             self._runtime = importlib.import_module("cuda.cudart")
         r = self._runtime
         try:
@@ -238,7 +243,7 @@ class _CudaPython(Cuda):
 
     def buffer(self, shape: tuple[int, ...]) -> Buffer:
         r, mapped, count = self._runtime, self.gpu.integrated, int(np.prod(shape))
-        flags = r.cudaHostAllocMapped if mapped else r.cudaHostAllocDefault
+        flags, pointer = r.cudaHostAllocMapped if mapped else r.cudaHostAllocDefault, 0
         try:
             pointer = int(self._checked(r.cudaHostAlloc(4 * count, flags), "no page-locked memory"))
             if mapped:
@@ -246,6 +251,8 @@ class _CudaPython(Cuda):
             else:
                 address = int(self._checked(r.cudaMalloc(4 * count), "no memory on the GPU"))
         except DeviceError as error:
+            if pointer:
+                r.cudaFreeHost(pointer)
             raise _out_of_memory(shape, error) from error
         host = np.ctypeslib.as_array((ctypes.c_float * count).from_address(pointer)).reshape(shape)
         host[:] = 0

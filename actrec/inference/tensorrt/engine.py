@@ -1,7 +1,7 @@
 """A TensorRT engine on a GPU: loaded, with its buffers, contexts, CUDA graphs and compiled kernels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Engine:
         graph: Record each number of windows as a CUDA graph.
         origin: Its file, for messages.
         kernels: Where compiled kernels are kept, of TensorRT for RTX.
+        outputs: Shapes of outputs that have another number of rows than windows.
 
     Attributes:
         inputs, outputs: Shapes by name; None for the batch axis.
@@ -68,7 +69,7 @@ class Engine:
 
     def __init__(
         self, trt: Any, cuda: Cuda, content: bytes, most: int, graph: bool, origin: str = "the engine",
-        kernels: Kernels | None = None,
+        kernels: Kernels | None = None, outputs: Mapping[str, tuple[int, ...]] | None = None,
     ):  # fmt: skip
         self._cuda, self._most, self._graph = cuda, most, graph
         self._errors: list[str] = []
@@ -81,6 +82,7 @@ class Engine:
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         # An axis of free size is the batch.
         shapes = {n: tuple(most if size < 0 else size for size in self._engine.get_tensor_shape(n)) for n in names}
+        shapes |= {name: shape for name, shape in (outputs or {}).items() if name in shapes}
         results = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
         self._buffers = {name: cuda.buffer(shape) for name, shape in shapes.items()}
         free: dict[str, tuple[int | None, ...]] = {name: (None, *shape[1:]) for name, shape in shapes.items()}

@@ -20,7 +20,7 @@ from onnxruntime.transformers import float16
 from actrec.features.clips import example_windows
 from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.inference.session import RUN_BYTES
-from actrec.inference.tensorrt.builder import group_of, is_kept
+from actrec.inference.tensorrt.builder import QUANTIZED, group_of, is_kept
 from actrec.utils.errors import ConfigError, PackageError, first_line
 from actrec_models.export.onnx_graph import open_graph, run_onnx, scratch_folder, tensorrt_problems
 
@@ -42,7 +42,6 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).tiny)
 _SMALLEST_SPREAD = 1e-3
 _FLOAT16_CLIPS = 4
-INT8_OPERATORS = ("Conv", "Gemm", "MatMul")  # operators in int8: all that have weights or multiply matrices
 MIN_AGREEMENT = 0.98  # smallest share of held-out clips on which int8 and float32 must predict the same label
 _GRAPH_COPIES = 4  # files of the network's size that ONNX Runtime writes while quantizing
 _BATCH = 16
@@ -50,7 +49,7 @@ _BATCH = 16
 _QDQ_OPTIONS = {
     "ActivationSymmetric": True, "WeightSymmetric": True,  # no zero points
     "AddQDQPairToWeight": True, "DedicatedQDQPair": True,  # a pair for each reader, also after float32 weights
-    "QuantizeBias": False, "OpTypesToExcludeOutputQuantization": list(INT8_OPERATORS),
+    "QuantizeBias": False, "OpTypesToExcludeOutputQuantization": list(QUANTIZED),
 }  # fmt: skip
 """Options that TensorRT needs (microsoft/onnxruntime issues 14142, 14229)."""
 
@@ -350,7 +349,7 @@ class _Quantizer:
         # Of four methods, this gave the logits of other training clips nearest to float32: 0.5 % of the
         # spread, the others 0.6 to 5.0 %.
         calibrator = create_calibrator(
-            self._file, list(INT8_OPERATORS), str(folder / "watched.onnx"),
+            self._file, list(QUANTIZED), str(folder / "watched.onnx"),
             calibrate_method=CalibrationMethod.Percentile, extra_options={"symmetric": True, "percentile": 99.99},
         )  # fmt: skip
         calibrator.collector = _histograms(calibrator, calibration)
@@ -364,7 +363,7 @@ class _Quantizer:
         if not chosen:
             raise PackageError("with all of its layer groups in float32, no layer remains for int8")
         quantizer = QDQQuantizer(
-            model, True, False, QuantType.QInt8, QuantType.QInt8, self._ranges, chosen, [], list(INT8_OPERATORS),
+            model, True, False, QuantType.QInt8, QuantType.QInt8, self._ranges, chosen, [], list(QUANTIZED),
             _QDQ_OPTIONS,
         )  # fmt: skip
         quantizer.quantize_model()
@@ -378,7 +377,7 @@ class _Quantizer:
 def _quantizable_nodes(model: ModelProto) -> list[str]:
     """Return the nodes that ONNX Runtime can quantize: it quantizes matrices by column, but no stacks of matrices."""
     dims = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type in INT8_OPERATORS and node.name]
+    nodes = [node for node in model.graph.node if node.op_type in QUANTIZED and node.name]
     return [n.name for n in nodes if n.op_type == "Conv" or all(dims.get(name, 0) <= 2 for name in n.input)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from actrec import perception
 from actrec.perception import hand_face
 from actrec.perception.hand_face import BlazeHand
-from actrec.perception.networks import region_around
+from actrec.perception.networks import Region, region_around
 from actrec.skeleton.layouts import FACE_68, KINECT_V2_25, LAYOUTS
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, MissingLibraryError
@@ -62,6 +62,19 @@ def test_head_region_from_body_has_size_of_head():
     lost = body()
     lost.pixels[J["head"]] = np.nan
     assert hand_face.head_region_from_body(lost, CAMERA, 0.5) is None
+
+
+def test_face_beside_a_surer_face_is_found(monkeypatch):
+    """Such as a child's on an arm: the search finds both, the surest first."""
+    neighbor, own = Region(370, 100, 60), Region(320, 100, 60)
+    monkeypatch.setattr(hand_face, "_search", lambda *_: [neighbor, own])
+    points = np.random.default_rng(0).uniform(-20, 20, (468, 3)).astype(np.float32)
+    mesh = lambda self, image, region: points + np.float32([region.u, region.v, 0])  # noqa: E731
+    monkeypatch.setattr(hand_face.BlazeFace, "_mesh", mesh)
+    estimator = perception.create("face")
+    (found,) = estimator.estimate(RgbdFrame(0, np.zeros((480, 640, 3), np.uint8), None, CAMERA), [body()])
+    estimator.close()
+    assert np.nanmedian(found.pixels[:, 0]) == pytest.approx(320, abs=10)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, 3.0])

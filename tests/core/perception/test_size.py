@@ -22,6 +22,15 @@ J = MEDIAPIPE_33.index
 FRAME_NS = 100_000_000
 
 
+@pytest.mark.parametrize(("people", "fps"), [(1, 15), (3, 30), (1, 60), (5, 15)])
+def test_size_monitor_many_people_or_fast_camera_names_the_factor(people: int, fps: int) -> None:
+    monitor = SizeMonitor()
+    for k in range(5 * fps):
+        for _ in range(people):
+            monitor.add(round(k * 1e9 / fps), 10.0, 0.001)
+    assert monitor.size == 10 and "depth_scale to 0.0001 m" in monitor.fault
+
+
 def simulated(fps: float, **options) -> SimulatedCamera:
     return SimulatedCamera(width=320, height=240, realtime=False, fps=fps, start_stamp_ns=0, **options)
 

@@ -227,6 +227,31 @@ def test_recognizer_images_ahead_of_skeletons_are_reported(
     assert recognizer.predict()[0].reason == reason
 
 
+def test_predict_images_that_no_longer_match_are_unknown_with_the_reason(tmp_path: Path, scene: Scene) -> None:
+    """Depth that becomes late, or stamps that drift apart: the last image is not repeated for ever."""
+    recognizer = make(load(tmp_path, CROP), stream_timeout_s=0.5)
+    for t in range(FRAMES):
+        scene.add_frame(recognizer, t)
+    assert recognizer.predict()[0].reason == ""
+    reasons = []
+    for t in range(FRAMES, 3 * FRAMES):
+        recognizer.add_color(stamp(t + 0.4), scene.clip["color"][t % FRAMES])
+        recognizer.add_skeletons(stamp(t), scene.bodies(t % FRAMES))
+        reasons += [label.reason for label in recognizer.predict()]
+    assert reasons[0] == "" and "no color images match the stamps" in reasons[-1]
+
+
+def test_recognizer_fast_images_ahead_of_skeletons_are_reported(tmp_path: Path, scene: Scene) -> None:
+    """At 60 Hz, half a second of images is kept."""
+    recognizer = make(load(tmp_path, CROP), min_seconds=0.0)
+    times = [round(k * NANOSECONDS / 60) for k in range(90)]
+    for ns in times:
+        recognizer.add_color(ns, scene.clip["color"][0])
+    recognizer.add_skeletons(times[-1] - round(0.7 * NANOSECONDS), scene.bodies(0))
+    expected = "skeletons come 0.7 s after their color images (kept for 0.52 s): speed up depth"
+    assert recognizer.predict()[0].reason == expected
+
+
 def test_predict_message_order_does_not_matter(tmp_path: Path, scene: Scene) -> None:
     """Color, hands, faces and flow arrive up to three frames late and in any order."""
     session = load(tmp_path, *ALL)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -11,12 +13,13 @@ from scipy.io import savemat
 from actrec.datasets import archive, nucla, utd_mhad
 from actrec.datasets.ntu import skeletons
 from actrec.datasets.ntu.skeletons import COLOR_SIZE
+from actrec.perception import recorded_joints
 from actrec.perception.gravity import angle_deg
 from actrec.perception.recorded_joints import read_bodies
 from actrec.recognition.offline import OfflineRecognizer
 from actrec.recordings import RecordingConfig, labels, open_recording, skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec.types import Intrinsics
+from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -321,6 +324,40 @@ def test_read_bodies_file_of_tilted_camera_is_leveled_as_by_label(tmp_path, data
     leveled = np.nanmedian(sequence.bodies @ gravity.level_rotation(sequence.up).T, axis=(0, 1))
     lean = leveled[HEAD] - leveled[BASE]
     assert np.degrees(np.arctan2(abs(lean[2]), -lean[1])) < 12, "the trunk is upright"
+
+
+def test_read_bodies_of_a_camera_that_is_turned_meanwhile_rotates_the_joints_before(tmp_path, monkeypatch) -> None:
+    """As `actrec label` does, by the direction of gravity that is estimated in each frame."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before, after = np.array([0.0, -1.0, 0.0], np.float32), np.array([1.0, 0.0, 0.0], np.float32)
+    joints = np.random.default_rng(0).normal((0, 0, 3), 0.3, (25, 3)).astype(np.float32)
+
+    class Turned:
+        def __init__(self, remedy: str):
+            self.frames, self.gravity = 0, SimpleNamespace(conclude=lambda: after)
+
+        @property
+        def up(self) -> np.ndarray:
+            return before if self.frames <= 2 else after
+
+        def find_gravity(self, frames: object) -> None:
+            pass
+
+        def process(self, frame: RgbdFrame) -> list[Body]:
+            self.frames += 1
+            return [Body("body_1", "kinect_v2_25", joints, joints[:, :2], np.ones(25, np.float32))]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(recorded_joints, "BodyPerception", Turned)
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"images/{number}.png"), np.full((48, 64, 3), number, np.uint8))
+    found = read_bodies(tmp_path / "images", RecordingConfig(hfov_deg=60.0, fps=10.0))
+    np.testing.assert_array_equal(found.up, after)
+    np.testing.assert_allclose(found.bodies[0, :2], [joints @ gravity.rotation_between(before, after).T] * 2, atol=1e-6)
+    np.testing.assert_array_equal(found.bodies[0, 2:], [joints] * 2)
 
 
 def test_read_bodies_mount_sets_the_direction_unless_the_file_states_it(tmp_path, data_root) -> None:

@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationMethod, create_calibrator
 from actrec import datasets, inference
 from actrec.cli import main
 from actrec.inference import package, zoo
-from actrec.inference.tensorrt.builder import group_of, is_kept
+from actrec.inference.tensorrt.builder import QUANTIZED, group_of, is_kept
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.export import onnx_graph, precision, repackage
@@ -75,7 +75,7 @@ def test_to_int8_qdq_nodes_suit_tensorrt(in_int8) -> None:
     assert len(pairs) > 20
     for node in pairs:
         assert not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8  # no zero point
-    readers = [name for node in model.graph.node if node.op_type in precision.INT8_OPERATORS for name in node.input]
+    readers = [name for node in model.graph.node if node.op_type in QUANTIZED for name in node.input]
     dequantized = [node.output[0] for node in pairs if node.op_type == "DequantizeLinear"]
     assert all(readers.count(name) <= 1 for name in dequantized)  # a pair for each int8 reader
     assert made.agreement >= precision.MIN_AGREEMENT and made.difference > 0
@@ -87,7 +87,7 @@ def test_histograms_equal_onnx_runtimes_with_one_clip_in_memory(network, tmp_pat
 
     def calibrator(name: str):
         return create_calibrator(
-            tmp_path / "model.onnx", list(precision.INT8_OPERATORS), str(tmp_path / name),
+            tmp_path / "model.onnx", list(QUANTIZED), str(tmp_path / name),
             calibrate_method=CalibrationMethod.Percentile, extra_options={"symmetric": True, "percentile": 99.99},
         )  # fmt: skip
 

@@ -222,6 +222,28 @@ def test_pycuda_current_pushes_and_pops_context(monkeypatch):
     assert driver.stack == 0
 
 
+def test_cuda_python_buffer_that_fails_on_the_gpu_frees_its_host_memory(monkeypatch):
+    cuda, runtime = open_fake_cuda(monkeypatch, "cuda-python", False, fail=("cudaMalloc",))
+    with pytest.raises(DeviceError):
+        cuda.buffer((2, 2))
+    assert ("cudaFreeHost", tuple(runtime.blocks)) in runtime.calls
+
+
+def test_pycuda_that_does_not_load_is_not_taken_for_missing(monkeypatch, tmp_path):
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("pycuda", "pycuda.driver"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda/__init__.py").touch()
+    cause = "libcurand.so.9: cannot open shared object file"
+    (tmp_path / "pycuda/driver.py").write_text(f"raise ImportError({cause!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DeviceError) as raised:
+        open_cuda()
+    assert "pip install pycuda" not in str(raised.value)
+
+
 def test_cuda_python_buffer_frees_memory(monkeypatch):
     cuda, runtime = open_fake_cuda(monkeypatch, "cuda-python", False)
     buffer = cuda.buffer((2, 2))

@@ -198,7 +198,7 @@ def test_find_pipe_instead_of_a_file_does_not_wait(tmp_path):
         path.with_suffix(suffix).unlink(missing_ok=True)
         os.mkfifo(path.with_suffix(suffix))
         assert cache.find(KEY) is None
-    assert not cache.is_checked(KEY) and cache.misfits(KEY) == ""
+    assert cache.difference(KEY) is None and cache.misfits(KEY) == ""
     with pytest.raises(DeviceError, match="engines cannot be kept in"), cache.building(KEY):
         pass
 

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from actrec import inference
 from actrec.cli import main
 from actrec.inference import package
-from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
+from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend, outputs_of
 from actrec.inference.package import LowerPrecision
 from actrec.inference.tensorrt import backend, engine
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
@@ -149,6 +150,28 @@ def test_auto_uses_existing_engine(tiny, gpu, monkeypatch):
     assert inference.resolve("auto", tiny) == "onnxruntime"
 
 
+def test_auto_finds_an_engine_in_the_cache_of_its_options(tiny, gpu, tmp_path):
+    options = {"cache": str(tmp_path / "mine")}
+    inference.load(tiny, "tensorrt", **options)
+    assert inference.resolve("auto", tiny, lambda name: options) == "tensorrt"
+    assert inference.resolve("auto", tiny) == "onnxruntime"
+
+
+def test_stored_engine_that_differs_more_than_is_allowed_now_is_compared_again(tiny, gpu, tmp_path, caplog):
+    inference.load(tiny, "tensorrt", precision="fp32")
+    (name,) = engines(tmp_path)
+    path = (tmp_path / "engines" / name).with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "difference": 0.03}))
+    strict = {"precision": "fp32", "largest_difference": 0.01}
+    assert inference.resolve("auto", tiny, lambda name: {"precision": "fp32"}) == "tensorrt"
+    assert inference.resolve("auto", tiny, lambda name: strict) == "onnxruntime"
+    assert "differs from ONNX Runtime by 3%, at most 1% may" in caplog.text
+    gpu(fault="differs")
+    inference.load(tiny, "tensorrt", precision="fp32")
+    with pytest.raises(PackageError, match="at most 1% may"):
+        inference.load(tiny, "tensorrt", **strict)
+
+
 def _no_gpu():
     raise DeviceError("no GPU")
 
@@ -212,6 +235,36 @@ def test_build_int8_takes_quantized_network(tiny, gpu, tmp_path):
         PackageError, match=r"at most 15% may; .*: quantize it again \(actrec quantize\) with --keep fc"
     ):
         inference.load(quantized, "tensorrt", precision="int8")
+    gpu(version="10.4.0", fault="differs early")
+    remedy = r"layer group 'place': build it with --keep place, or"
+    with pytest.raises(PackageError, match=remedy):  # `actrec quantize` refuses a group without weights
+        inference.load(quantized, "tensorrt", precision="int8")
+    gpu(version="11.0.0", fault="differs early")
+    with pytest.raises(PackageError, match="'place', which is not in int8: build it with --precision fp32$"):
+        inference.load(quantized, "tensorrt", precision="int8")
+
+
+def test_first_wrong_group_has_room_for_a_row_of_each_body():
+    """A layer inside may have more rows than windows: its buffer is of that size."""
+    nodes = [
+        onnx.helper.make_node("Reshape", ["body", "rows"], ["each"], name="/network/merge/Reshape"),
+        onnx.helper.make_node("ReduceMean", ["each"], ["logits"], name="/network/fc/ReduceMean", axes=[2], keepdims=0),
+    ]
+    shape = onnx.helper.make_tensor("rows", onnx.TensorProto.INT64, [3], [-1, 3, 8])
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)
+        for name, size in (("body", ["N", 2, 3, 8]), ("logits", None))
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    inputs, given = {"body": np.ones((1, 2, 3, 8), np.float32)}, {}
+
+    def run(content, values, shapes):
+        given.update(shapes)
+        return {name: value + 1 for name, value in outputs_of(content, values).items()}
+
+    assert backend.first_wrong_group(model.SerializeToString(), inputs, run, 0.05) == ("merge", False)
+    assert given == {"probe/merge": (2, 3, 8), "logits": (2, 3)}
 
 
 def test_load_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
