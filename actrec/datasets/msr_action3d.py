@@ -69,7 +69,7 @@ def read_msr_action3d(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 
 
 def _with_own_legs(joints: np.ndarray) -> np.ndarray:
-    """Return joints [T, 20, 3] with the left and right joints exchanged from where they lie at the other side."""
+    """Return joints [T, 20, 3] with the left and right joints exchanged if they lie at the other side."""
     index, joints = KINECT_V1_20.index, joints.copy()
     for upper, lower, follow in _CHAINS:
         across = (joints[:, index[f"{name}_left"]] - joints[:, index[f"{name}_right"]] for name in (upper, lower))
@@ -90,7 +90,7 @@ class MsrAction3dConfig(PeopleConfig):
 class MsrAction3d(PeopleSource):
     """Split "subject", the cross-subject test of all 20 actions: odd subjects train, even ones test.
 
-    The root holds the published `aAA_sSS_eEE_skeleton3D.txt` in any folders. Of the 567, the one of zeros is left out.
+    The root holds the published `aAA_sSS_eEE_skeleton3D.txt` in any folders. The one of the 567 that has zeros alone is no item.
     """
 
     title: ClassVar = "MSR Action3D"

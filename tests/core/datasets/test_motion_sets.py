@@ -214,7 +214,7 @@ def test_msr_action3d_legs_of_the_other_side_are_put_right(tmp_path, first):
     np.testing.assert_array_equal(exchanged, intact)
 
 
-def test_msr_action3d_sequence_of_zeros_is_left_out(tmp_path):
+def test_msr_action3d_sequence_of_zeros_is_no_item(tmp_path):
     for name in ("a13_s09_e01", "a13_s09_e02", "a07_s04_e01"):
         text = msr_text() if name != "a13_s09_e02" else "0 0 0 0\n" * 40
         (tmp_path / f"{name}_skeleton3D.txt").write_text(text)

@@ -228,7 +228,7 @@ def test_recognizer_images_ahead_of_skeletons_are_reported(
 
 
 def test_predict_images_that_no_longer_match_are_unknown_with_the_reason(tmp_path: Path, scene: Scene) -> None:
-    """Depth that becomes late, or stamps that drift apart: the last image is not repeated for ever."""
+    """Depth that becomes late, or stamps that drift apart: the last image is not repeated endlessly."""
     recognizer = make(load(tmp_path, CROP), stream_timeout_s=0.5)
     for t in range(FRAMES):
         scene.add_frame(recognizer, t)

@@ -119,7 +119,7 @@ def test_nucla_frame_folders_give_skeletons_and_images_by_time(tmp_path):
         source.read(entry)
 
 
-def test_nucla_frame_folders_without_skeletons_are_left_out(tmp_path, caplog):
+def test_nucla_frame_folders_without_skeletons_are_no_items(tmp_path, caplog):
     """As ten of the published ones are; a list may repeat a frame, or begin a record twice."""
     folder = write_frames(tmp_path, "a02_s01_e03_v02")
     for file in write_frames(tmp_path, "a02_s01_e04_v02").glob("*_skeletons.txt"):
