@@ -90,7 +90,8 @@ class MsrAction3dConfig(PeopleConfig):
 class MsrAction3d(PeopleSource):
     """Split "subject", the cross-subject test of all 20 actions: odd subjects train, even ones test.
 
-    The root holds the published `aAA_sSS_eEE_skeleton3D.txt` in any folders. The one of the 567 that has zeros alone is no item.
+    The root holds the published `aAA_sSS_eEE_skeleton3D.txt` in any folders. The one of the 567 that has zeros alone is
+    no item.
     """
 
     title: ClassVar = "MSR Action3D"
