@@ -194,6 +194,13 @@ def up_to(limit: int) -> Callable[[str], int]:
     return lambda text: int(_parse(text, lambda number: text.isdecimal() and number <= limit, what))
 
 
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the networks' backend."""
+    names = ("auto", *importlib.import_module("actrec.inference").BACKENDS.names())
+    text = "of the networks; auto: an engine that is built, else onnxruntime (default: %(default)s)"
+    parser.add_argument("--backend", default="auto", choices=names, help=text)
+
+
 def amount(text: str) -> float:
     """Parse a number above 0."""
     return _parse(text, lambda number: 0 < number < math.inf, "a number above 0")

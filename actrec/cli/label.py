@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actrec.cli import amount, count, interruptible, up_to
+from actrec.cli import add_backend, amount, count, interruptible, up_to
 from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import config, folders, usable_cores
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--windows", metavar="FILE", type=Path, help="write a row for each label of each person, five a second")
     add("--json", action="store_true", help="print events and figures as JSON, and nothing else")
     add("--model", default=zoo.DEFAULT, help="name of an installed model package, or its folder (default: %(default)s)")
+    add_backend(parser)
     add("--labels", default="auto", choices=("auto", "events", "windows"),
         help="shown labels: present events, or each window's own; auto: as the model's package prefers")  # fmt: skip
     add("--every", type=count, default=1, metavar="N", help="use every N-th frame (default: 1)")
@@ -202,7 +203,7 @@ def label(args: argparse.Namespace) -> Result:
         is_measured = first.depth is not None or first.color is None
         threads = min(usable_cores(), 4)
         has_color = first.color is not None
-        worker = OfflineRecognizer(args.model, has_depth=is_measured, has_color=has_color, threads=threads, **settings)
+        worker = OfflineRecognizer(args.model, args.backend, is_measured, has_color, threads, **settings)
         stack.enter_context(worker)
         with contextlib.suppress(ActrecError):  # a damaged frame will raise again
             worker.find_gravity(recording.frames())

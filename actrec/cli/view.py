@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
+from actrec.cli import add_backend, add_driver, add_wait, driver_options, duration, interruptible, waiting
 from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import usable_cores
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_driver(parser, "show and label this camera driver directly, without a ROS graph")
     add = parser.add_argument
     add("--model", help=f"model package of the labels of --driver, by name or folder (default: {zoo.DEFAULT})")
+    add_backend(parser)
     add("--web", action="store_true", help="serve a page instead of opening a viewer")
     add("--host", help="address to serve the page on (default: 127.0.0.1, this machine only; 0.0.0.0: all)")
     add("--port", type=int, help=f"port of the page (default: {PORT}; 0: a free one)")
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{option}: of a running graph, not used with --driver; drop one of them")
     if args.model and not args.driver:
         raise ConfigError("--model needs --driver: a running graph has its own model")
+    if args.backend != "auto" and not args.driver:
+        raise ConfigError("--backend needs --driver: the nodes of a running graph have their own")
     if args.web and (args.out or args.connect):
         raise ConfigError("--web excludes --out and --connect; drop one of them")
     if not args.web and (args.host is not None or args.port is not None):
@@ -125,7 +128,7 @@ def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveV
                 if recognizer is None:
                     has_color = frame.color is not None
                     recognizer = OfflineRecognizer(
-                        args.model or zoo.DEFAULT, has_depth=frame.depth is not None or not has_color,
+                        args.model or zoo.DEFAULT, args.backend, has_depth=frame.depth is not None or not has_color,
                         has_color=has_color, threads=min(usable_cores(), 4), mount_option=DRIVER_OPTION,
                     )  # fmt: skip
                     stack.enter_context(recognizer)

@@ -49,7 +49,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
 
     Args:
         model: Name or folder of a model package.
-        backend: Where the network runs, as for `actrec.inference.load`.
+        backend: Where all networks run, as for `actrec.inference.load`.
         has_depth: Whether frames have depth.
         has_color: Whether frames have color; else they have recorded joints.
         threads: CPU threads of each network of perception.
@@ -81,9 +81,10 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
                 f"model {session.package.name} requires scene flow, which needs depth, and the frames have none: use a "
                 f"recording with depth, or another model such as {zoo.DEFAULT}"
             )
-        self._bodies = BodyPerception(mount_option, threads=threads)
-        self._hands = HandPerception(threads=threads) if "hands" in streams else None
-        self._faces = FacePerception(threads=threads) if "face" in streams else None
+        own: dict[str, Any] = {"threads": threads, "backend": backend}
+        self._bodies = BodyPerception(mount_option, **own)
+        self._hands = HandPerception(**own) if "hands" in streams else None
+        self._faces = FacePerception(**own) if "face" in streams else None
         self._takes_color = "color" in streams
         self._flow: FlowPairs | None = None
         if "flow" in streams and has_depth:

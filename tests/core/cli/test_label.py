@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from actrec import inference
 from actrec.cameras import webcam
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main, to_width
@@ -69,6 +70,13 @@ def rotated(path):
     data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
     path.write_bytes(data)
     return path
+
+
+def test_label_backend_is_of_all_networks(tmp_path, monkeypatch, capsys) -> None:
+    """A running graph may fill the GPU: no engine is opened."""
+    empty_video(tmp_path / "empty.mp4")
+    monkeypatch.setattr(inference, "first_with_engine", lambda *_: pytest.fail("looks for an engine"))
+    assert main(["label", str(tmp_path / "empty.mp4"), "--backend", "onnxruntime"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.slow
