@@ -298,7 +298,10 @@ def test_view_command_driver_shows_labels_and_events_without_a_graph(monkeypatch
     ("arguments", "message"),
     [
         (["--web", "--model", "joint_tcn_open"], "--model needs --driver: a running graph has its own model"),
-        (["--web", "--backend", "onnxruntime"], "--backend needs --driver: the nodes of a running graph have their own"),
+        (
+            ["--web", "--backend", "onnxruntime"],
+            "--backend needs --driver: the nodes of a running graph have their own",
+        ),
         (["--web", "--out", "x.rrd"], "--web excludes --out and --connect"),
         (["--port", "8000"], "--host and --port need --web"),
         (["--explain", "why"], "--explain needs --web"),
