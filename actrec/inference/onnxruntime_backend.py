@@ -15,6 +15,7 @@ from actrec.utils.errors import AbortedError, DeviceError, InputError, PackageEr
 
 logger = logging.getLogger(__name__)
 
+CUDA = "CUDA"  # of `device_of`
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
@@ -174,7 +175,7 @@ def _session(content: bytes, options: onnxruntime.SessionOptions, providers: lis
 
 def device_of(session: onnxruntime.InferenceSession, threads: int) -> str:
     """Return the device of a session for the log."""
-    return "CUDA" if _CUDA in session.get_providers() else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return CUDA if _CUDA in session.get_providers() else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _shape(sizes: list[Any]) -> tuple[int | None, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.inference.onnxruntime_backend import device_of, open_session, takes_cuda
+from actrec.inference.onnxruntime_backend import CUDA, device_of, open_session, takes_cuda
 from actrec.perception.networks import REMEDY, NetworkConfig, NetworkFile
 
 
@@ -14,7 +14,10 @@ class OnnxRuntimeNetwork:
     def __init__(self, file: NetworkFile, config: NetworkConfig):
         int8 = file.int8 if config.cpu_precision == "int8" else None
         chosen = int8 if int8 is not None and not takes_cuda(config.device) else file
-        self._session = open_session(chosen.read(), str(chosen.path), config.threads, config.device, REMEDY)
+        session = open_session(chosen.read(), str(chosen.path), config.threads, config.device, REMEDY)
+        if int8 is not None and chosen is file and device_of(session, 1) != CUDA:  # which did not start
+            chosen, session = int8, open_session(int8.read(), str(int8.path), config.threads, "cpu", REMEDY)
+        self._session = session
         self.device = device_of(self._session, config.threads) + (", int8" if chosen is int8 else "")
         self._names = list(file.outputs)
 

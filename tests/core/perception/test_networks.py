@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from actrec.cameras.simulated import SimulatedCamera
+from actrec.inference import onnxruntime_backend
 from actrec.inference.onnxruntime_backend import takes_cuda
 from actrec.perception import networks
 from actrec.perception.body import refine
@@ -113,6 +114,15 @@ def test_precision_is_int8_if_asked_for_and_the_network_has_it():
         found = PerceptionNetwork("hand_landmarks_lite", dataclasses.replace(int8, device="auto"))
         assert found.device == "CPU, 1 thread, int8"
     assert PerceptionNetwork("face_landmarks", int8).device == "CPU, 1 thread"
+
+
+def test_int8_on_the_cpu_if_cuda_does_not_start(monkeypatch):
+    opened, on_cpu = onnxruntime_backend._session, [onnxruntime_backend._CPU]
+    available = [onnxruntime_backend._CUDA, *on_cpu]
+    monkeypatch.setattr(onnxruntime_backend.onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime_backend, "_session", lambda content, options, _: opened(content, options, on_cpu))
+    config = NetworkConfig(cpu_precision="int8", device="auto")
+    assert PerceptionNetwork("hand_landmarks_lite", config).device == "CPU, 1 thread, int8"
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.7, np.pi / 2, -2.5])
