@@ -4,7 +4,6 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,7 +74,6 @@ class Acted(Source):
         return digest.hexdigest()
 
 
-@cache
 def _code() -> bytes:
     """Return the code that performs the items."""
     modules = (gestures, movements, performance, posture, actions)

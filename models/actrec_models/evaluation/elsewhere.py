@@ -138,7 +138,7 @@ def left_out(package: ModelPackage, data_root: str, base: ModelPackage) -> list[
     Raises:
         ConfigError: There are none.
     """
-    known = trained_sets(base)  # others are new to all networks of the recipe
+    known = trained_sets(base).keys() & {*SETS, *FINAL_SETS}  # others are new to all networks of the recipe
     found = [share for share in shares(package, data_root, ()) if not share.is_trained]
     shares_ = [share for share in found if not known or share.name in known]
     if not shares_:

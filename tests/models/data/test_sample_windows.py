@@ -110,10 +110,11 @@ def test_windows_live_inputs_of_full_window_end_with_each_clip(frames, ends):
 def test_windows_live_training_samples_exactly_the_evaluated_maps(augmentation):
     """A map of the whole window ends with the clip beside it, in training as live."""
     clip, expected = recording(24), {}
-    for part in parts(clip, [IMAGE, MAP], IN_CLIPS, "live"):
-        (inputs,) = window_inputs(clip.at_stamps(part.stamps_ns), [IMAGE, MAP], part.window, part.starts)
+    wide = replace(MAP, preprocessing={**MAP.preprocessing, "upper_m": (25.0, 2.5, 5.0)})  # no pose is clipped
+    for part in parts(clip, [IMAGE, wide], IN_CLIPS, "live"):
+        (inputs,) = window_inputs(clip.at_stamps(part.stamps_ns), [IMAGE, wide], part.window, part.starts)
         expected[frames_of(inputs)] = inputs["joint_map"]
-    training = samples(clip, [IMAGE, MAP], augmentation, clips="live")
+    training = samples(clip, [IMAGE, wide], augmentation, clips="live")
     training.any_clip = True
     found = [training[epoch, 0, 0] for epoch in range(40)]
     assert {frames_of(sample) for sample in found} == set(expected)

@@ -6,6 +6,7 @@ import mmap
 import pickle
 import resource
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_store_equals_dataset(nucla, root):
 
 def test_store_arrays_memory_mapped_and_read_only(nucla):
     clip = PreparedDataset(nucla)[3]
-    held = clip.bodies
+    held: Any = clip.bodies
     while isinstance(held, np.ndarray):
         held = held.base
     assert isinstance(memoryview(held).obj, mmap.mmap)

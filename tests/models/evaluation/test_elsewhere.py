@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,10 +94,10 @@ def test_measure_without_a_new_set_has_a_note(data_root):
 
 
 def test_measure_model_of_images_has_a_note(data_root):
-    model = open_model("deepacts_graph_nucla")
+    taken = open_model("deepacts_graph_nucla")
     image = InputSpec("image", "image", "CTHW", (3, 60, 16, 16))
-    package_ = dataclasses.replace(model.package, inputs=(*model.package.inputs, image))
-    model = SimpleNamespace(name="images", package=package_, session=model.session)
+    package_ = dataclasses.replace(taken.package, inputs=(*taken.package.inputs, image))
+    model: Any = SimpleNamespace(name="images", package=package_, session=taken.session)
     figures = elsewhere.measure(model, str(data_root), {"sets": ["kard"]})
     assert figures["sets"] == [] and "it takes color" in figures["note"]
 
