@@ -344,14 +344,14 @@ MAKERS = {
 def check_cameras(usb: Path = USB) -> Iterator[Finding]:
     """Check each RGB-D camera on the USB bus: its link and its driver library."""
     libraries, devices = set(), sorted(usb.glob("*"))
-    fast = {_read(device / "idVendor") for device in devices if float(_read(device / "speed") or 0) >= 5000}
+    fast = {_read(each / "idVendor") for each in devices if _read(each / "speed") in ("5000", "10000", "20000")}
     for device in devices:
         maker, product = MAKERS.get(vendor := _read(device / "idVendor")), _read(device / "product")
         if maker is None or maker[1] not in product or ("Microphone" in product and vendor in fast):  # of its camera
             continue
         name, _, library, remedy = maker
         libraries.add(library)
-        mbps = float(_read(device / "speed") or 0)
+        mbps = float(speed) if (speed := _read(device / "speed")).replace(".", "").isdecimal() else 0.0
         installed = _is_installed(library)
         missing = "" if installed else f", driver library {library} is not installed"
         value = f"{product or 'unnamed device'} on USB at {mbps:g} Mbit/s{missing}"

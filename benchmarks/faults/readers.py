@@ -266,7 +266,7 @@ def write_engine(folder: Path) -> Path:
 def read_engine(path: Path) -> object:
     """Look for engines as a backend does."""
     cache = EngineCache(path.parent)
-    return cache.find(ENGINE), cache.misfits(ENGINE), cache.is_checked(ENGINE), cache.holds("tiny", "tensorrt")
+    return cache.find(ENGINE), cache.misfits(ENGINE), cache.difference(ENGINE), cache.holds("tiny", "tensorrt")
 
 
 def write_calibration(part: str) -> Callable[[Path], Path]:

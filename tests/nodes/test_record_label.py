@@ -233,7 +233,7 @@ def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, cap
     assert any(re.search(rf"body_1: ({labels}), turn at [+-]\d\.\d\d rad/s", line) for line in reactions), reactions
 
 
-def test_teach_tutorial_node_turns_during_a_wave_and_stops_at_its_end():
+def test_teach_tutorial_node_turns_for_a_second_and_stops_at_the_end_of_a_wave():
     (code,) = blocks(tutorial("teach"), "python")
     names = {}
     exec(code.split("rclpy.init()")[0], names)
@@ -243,10 +243,12 @@ def test_teach_tutorial_node_turns_during_a_wave_and_stops_at_its_end():
         node.drive = SimpleNamespace(publish=lambda command: sent.append(command.angular.z))
         for kind in (ActionEvent.BEGAN, ActionEvent.ENDED):
             node.on_event(ActionEvent(kind=kind, body_id="body_1", label="wave", position=Point(x=1.0, z=2.0)))
+            for _ in range(12):
+                node.move()
         node.destroy_node()
     finally:
         rclpy.shutdown()
-    assert sent == [pytest.approx(-0.4636, abs=1e-4), 0.0]
+    assert sent == [*[pytest.approx(-0.4636, abs=1e-4)] * 9, *[0.0] * 11]
 
 
 def test_record_label_without_the_images_that_it_needs_is_refused(people, tmp_path, capsys):

@@ -146,9 +146,9 @@ class EngineCache:
         """Return how far a stored engine differs from ONNX Runtime; None if unknown, as of one built ahead of time."""
         try:
             found = _read_note(self._files(key)[1]).get("difference")
-        except (OSError, ValueError, AttributeError):
+            return float(found) if isinstance(found, (int, float)) else None
+        except (OSError, ValueError, AttributeError, OverflowError):
             return None
-        return float(found) if isinstance(found, (int, float)) else None
 
     @contextlib.contextmanager
     def building(self, key: EngineKey, waiting_s: float = 10.0) -> Iterator[bytes | None]:

@@ -6,7 +6,7 @@ import socketserver
 import threading
 import time
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import av
 import cv2
@@ -204,8 +204,17 @@ def test_webcam_closed_during_a_read_raises(stream, monkeypatch) -> None:
                 camera.read(0.3)
         changed, waiting = camera._reader._changed, threading.Event()
         wait_for = changed.wait_for
-        monkeypatch.setattr(changed, "wait_for", lambda came, limit_s: (waiting.set(), wait_for(came, limit_s))[1])
-        threading.Thread(target=lambda: waiting.wait(60) and camera.close(), daemon=True).start()
+
+        def waits(came: Any, limit_s: float) -> bool:
+            waiting.set()
+            return wait_for(came, limit_s)
+
+        def close() -> None:
+            assert waiting.wait(60)
+            camera.close()
+
+        monkeypatch.setattr(changed, "wait_for", waits)
+        threading.Thread(target=close, daemon=True).start()
         with pytest.raises(DeviceError, match="was closed during a read"):
             camera.read(20.0)
 

@@ -41,6 +41,13 @@ def test_check_cameras_microphone_of_an_azure_kinect_is_no_slow_link(tmp_path: P
     assert [finding.name for finding in doctor.check_cameras(tmp_path)].count("Azure Kinect link") == links
 
 
+def test_check_cameras_unknown_speed_of_a_device_is_no_error(tmp_path: Path) -> None:
+    """As Linux writes it."""
+    plug_in(tmp_path, "1234", "Hub", speed="unknown", port="1-2")
+    plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i", speed="unknown")
+    assert "Intel RealSense link" not in [finding.name for finding in doctor.check_cameras(tmp_path)]
+
+
 def test_check_cameras_realsense_names_driver_library(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
     finding = next(doctor.check_cameras(tmp_path))

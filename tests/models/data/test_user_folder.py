@@ -403,6 +403,7 @@ def test_folder_images_estimated_once(tmp_path, data_root, monkeypatch):
         process=lambda frame: [body(0)],
         close=lambda: None,
         find_gravity=list,
+        up=None,
         gravity=SimpleNamespace(conclude=lambda: None),
     )
     monkeypatch.setattr(recorded_joints, "BodyPerception", lambda _: perception)

@@ -233,7 +233,8 @@ def test_pycuda_that_does_not_load_is_not_taken_for_missing(monkeypatch, tmp_pat
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("pycuda", "pycuda.driver"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)  # restored afterwards
+        del sys.modules[name]
     (tmp_path / "pycuda").mkdir()
     (tmp_path / "pycuda/__init__.py").touch()
     cause = "libcurand.so.9: cannot open shared object file"

@@ -239,7 +239,7 @@ def test_build_int8_takes_quantized_network(tiny, gpu, tmp_path):
     remedy = r"layer group 'place': build it with --keep place, or"
     with pytest.raises(PackageError, match=remedy):  # `actrec quantize` refuses a group without weights
         inference.load(quantized, "tensorrt", precision="int8")
-    gpu(version="11.0.0", fault="differs early")
+    gpu(version="11.1.0", fault="differs early")
     with pytest.raises(PackageError, match="'place', which is not in int8: build it with --precision fp32$"):
         inference.load(quantized, "tensorrt", precision="int8")
 
