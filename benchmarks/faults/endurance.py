@@ -91,7 +91,7 @@ def _soak_graph(minutes: float) -> list[Outcome]:
                     before, pids[name] = pids[name], graph.pid(name) or pids[name]
                     ended[name] += pids[name] != before
                     samples[name].append(_sample(pids[name]))
-        labels, tracebacks = list(graph.monitor.labels), graph.tracebacks()
+        labels, tracebacks, frames = list(graph.monitor.labels), graph.tracebacks(), graph.monitor.frames
     warm = next(k for k, at in enumerate(times) if at >= 60 * min(WARM_MINUTES, minutes / 3))
     outcomes = [_flat(name, samples[name][warm:], minutes) for name in NODES]
     for outcome in outcomes:
@@ -103,6 +103,7 @@ def _soak_graph(minutes: float) -> list[Outcome]:
     total.figures = {
         "minutes": minutes,
         "bodies": len({label.body_id for label in labels}),
+        "camera, frames a second": round(frames / (60 * minutes), 1),
         "labels a second": round(len(labels) / (60 * minutes), 1),
         "latency p95, s": round(_p95(labels), 2),
         "latency p95 of the first half, s": round(_p95(halves[0]), 2),

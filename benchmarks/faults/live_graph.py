@@ -78,8 +78,8 @@ class Label(NamedTuple):
 
     @property
     def is_stale(self) -> bool:
-        """Whether the label is an action and its frame was older than `STALE_S`; `unknown` is never stale."""
-        return self.class_id >= 0 and self.age_s > STALE_S
+        """Whether the network's answer, an action or `unknown`, is of a frame that was older than `STALE_S`."""
+        return not self.reason and self.age_s > STALE_S
 
     @property
     def is_answer(self) -> bool:
@@ -99,6 +99,7 @@ class Monitor(Node):
         self.labels: list[Label] = []
         self._newest_ns: dict[str, int] = {}
         self._frames_ns: dict[int, int] = {}
+        self.frames = 0  # of the camera, so far
         self._statistics: dict[str, dict[str, Any]] = {}
         self._condition = threading.Condition()
         for name in nodes:
@@ -157,6 +158,7 @@ class Monitor(Node):
             with self._condition:
                 self._newest_ns[name] = stamp_ns
                 if name == "camera_node":
+                    self.frames += 1
                     self._frames_ns[stamp_ns] = time.time_ns()
                     if len(self._frames_ns) > FRAMES:
                         del self._frames_ns[next(iter(self._frames_ns))]

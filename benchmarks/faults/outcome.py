@@ -17,8 +17,8 @@ class Outcome:
         campaign, subject: Its name, and the node, topic, reader or fault.
         backs_s: Seconds until labels of new frames came again, one for each time that they did.
         lost: Times that they did not come; None if no label was waited for.
-        stale: Labels that named an action seen longer than `live_graph.STALE_S` ago; None if no labels were checked.
-        oldest_s: Age of the oldest label when it was published, s; NaN without labels.
+        stale: Answers of the network about frames older than `live_graph.STALE_S`; None if no labels were checked.
+        oldest_s: Age of the oldest answer when it was published, s; NaN without answers.
         growth_mb: Growth of the memory, 10^6 bytes; None if it was not measured.
         peak_mb: Most memory that one file took while it was read, likewise.
         figures: Further figures by name.
@@ -49,7 +49,7 @@ class Outcome:
     def add_labels(self, labels: Sequence[Label]) -> None:
         """Count stale labels, and keep the age of the oldest label."""
         self.stale = (self.stale or 0) + sum(label.is_stale for label in labels)
-        ages = [label.age_s for label in labels if label.class_id >= 0]
+        ages = [label.age_s for label in labels if not label.reason]
         self.oldest_s = max([age for age in [*ages, self.oldest_s] if not math.isnan(age)], default=math.nan)
 
     def check(self, max_s: float = math.inf, p95_s: float = math.inf, growth_mb: float = math.inf) -> None:

@@ -126,11 +126,17 @@ def test_outcome_states_missed_lines() -> None:
     for back_s in (1.0, 2.0, 6.0, None):
         outcome.add(back_s)
     outcome.add_labels([Label(0, 500_000_000, 0, "body_1", "wave", 3), Label(0, 4 * 10**9, 0, "body_1", "wave", 3)])
-    outcome.add_labels([Label(0, 9 * 10**9, 0, "body_1", "unknown", -1)])
+    outcome.add_labels([Label(0, 9 * 10**9, 0, "body_1", "unknown", -1, reason="no skeletons")])
     outcome.check(max_s=5.0, p95_s=10.0)
     row = outcome.row()
     assert row["result"] == "1 of 4 never back; back after 6.0 s; 1 stale labels"
     assert (row["back p50, s"], row["back max, s"], row["stale labels"], row["oldest label, s"]) == (2.0, 6.0, 1, 4.0)
+
+
+def test_outcome_late_answer_of_the_network_is_stale_even_if_it_is_unknown() -> None:
+    outcome = Outcome("kill", "camera_node")
+    outcome.add_labels([Label(0, 3 * 10**9, 0, "body_1", "unknown", -1)])
+    assert (outcome.stale, outcome.oldest_s) == (1, 3.0)
 
 
 def test_outcome_without_labels_has_no_figures_of_labels() -> None:

@@ -79,6 +79,14 @@ def test_policy_nodes_have_the_same_rights_in_one_process(enclaves) -> None:
     assert set(enclaves["/actrec/graph"]) == {*NODES, GraphMonitor.NAME}
 
 
+def test_policy_nodes_may_ask_the_nodes_after_which_they_start(enclaves) -> None:
+    for spec in graph.GRAPH:
+        awaited = graph.start_after(spec, graph.GRAPH, first=[GraphMonitor.NAME])["start_after"].split(",")
+        for enclave in (f"/actrec/{spec.name}", "/actrec/graph"):
+            allowed = enclaves[enclave][spec.name]["request"]
+            assert {f"/{name}/get_state" for name in awaited} <= allowed, spec.name
+
+
 def test_policy_names_exist_in_the_code(enclaves) -> None:
     ours = {value for name, value in vars(topics).items() if name.isupper() and isinstance(value, str)}
     vendors = {name for names in topics.VENDORS.values() for name in names.values()}

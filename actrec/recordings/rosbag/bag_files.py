@@ -29,6 +29,8 @@ from actrec.utils.folders import expanded, read_file
 _PART = re.compile(r"(.+)_(\d+)(\.\w+)")  # file name of a part of a recording that rosbag2 has split
 _SQLITE = b"SQLite format 3\0"
 _MAX_METADATA_BYTES = 1 << 22  # of thousands of files
+_MOST_TIMES, _LEAST_BYTES, _BLOCK = 200, 1 << 28, 1 << 20
+"""Largest size of an unpacked file, in times of the packed one, and that any may have: others fill the disk."""
 
 
 class Bag(AbstractContextManager["Bag", None]):
@@ -234,8 +236,12 @@ def _opened(path: Path, salvage: bool) -> Iterator[Any]:
         if path.suffix in PACKED_SUFFIXES:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="actrec_bag_"))) / path.stem
             unpacked = lz4.frame.open(path) if path.suffix == ".lz4" else zstd.open(path)
+            most = max(_MOST_TIMES * path.stat().st_size, _LEAST_BYTES)
             with unpacked as source, file.open("wb") as target, suppress(EOFError):  # truncated
-                shutil.copyfileobj(source, target)
+                while content := source.read(_BLOCK):
+                    target.write(content)
+                    if target.tell() > most:
+                        raise InputError(f"'{path}' unpacks to over {_MOST_TIMES} times its size: it is no recording")
         part: Any = (Sqlite3File if file.suffix == ".db3" else McapFile)(file, path, salvage)
         stack.callback(part.close)
         yield part

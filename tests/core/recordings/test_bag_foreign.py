@@ -368,6 +368,15 @@ def test_open_recording_compressed_file_plays(tmp_path, ros_entries, suffix, met
 
 
 @pytest.mark.parametrize("method", ["zstd", "lz4"])
+def test_open_recording_compressed_file_that_would_fill_the_disk_is_refused(tmp_path, method, monkeypatch) -> None:
+    monkeypatch.setattr(bag_files, "_LEAST_BYTES", 1 << 20)
+    packed = tmp_path / f"walk_0.mcap.{method}"
+    packed.write_bytes(COMPRESS[method](bytes(1 << 25)))
+    with pytest.raises(InputError, match="unpacks to over 200 times its size"):
+        open_recording(packed)
+
+
+@pytest.mark.parametrize("method", ["zstd", "lz4"])
 def test_decompress_message_with_too_many_bytes_raises(method, monkeypatch) -> None:
     monkeypatch.setattr(mcap_file, "_MAX_BYTES", 1 << 20)
     message = COMPRESS[method](bytes(1 << 20))

@@ -1,10 +1,13 @@
 """The log of a whole graph that starts and stops, and interrupts at any time of it."""
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import pytest
@@ -16,6 +19,22 @@ from actrec_nodes.bringup.supervisor import RESPAWNS
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 
 ALARM = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Exception")
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_node_whose_process_was_started_again_logs_that_it_is_active(
+    monkeypatch: pytest.MonkeyPatch, is_again: bool
+) -> None:
+    """As launch alone does not."""
+    lines: list[str] = []
+    logger = SimpleNamespace(warning=lines.append)
+    node: Any = SimpleNamespace(autostart=True, exit_status=0, start_after=[], get_logger=lambda: logger)
+    host: Any = SimpleNamespace(start=lambda wait: None, wait=lambda: None)
+    monkeypatch.setattr(processes.parameter_files, "ineffective", lambda *_: [])
+    for name in ("ending_if_lost", "ending_if_stuck"):
+        monkeypatch.setattr(processes, name, lambda *_: contextlib.nullcontext())
+    assert processes._run(node, [], host, is_again) == 0
+    assert [line.startswith("active again") for line in lines] == [True] * is_again
 
 
 def start(root: Path, *arguments: str, params: Path | None = None) -> "subprocess.Popen[str]":
