@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +46,35 @@ def test_fetch_from_url_installs_package(url: str, capsys: pytest.CaptureFixture
     assert "license: " in capsys.readouterr().out
     assert zoo.find("tiny").path == zoo.own_folder() / "tiny"
     assert cli.main(["models", "--fetch", "tiny", "--from", "/nowhere"]) == 0, "it is there already"
+
+
+def test_fetch_obeys_the_proxy(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host exists behind the proxy alone."""
+    asked: list[str] = []
+
+    class Proxy(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            asked.append(self.path)
+            self.path = self.path.removeprefix("http://zoo.behind-the-proxy")
+            super().do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Proxy, directory=str(source.parent))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(urllib.request, "_opener", None)  # made with the variables at its first use
+        try:
+            found = manifest.fetch("tiny", "http://zoo.behind-the-proxy/my%20zoo", zoo.own_folder(), lambda _: None)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert found.name == "tiny" and asked and all(path.startswith("http://zoo.behind-the-proxy/") for path in asked)
 
 
 def test_fetch_from_folder_installs_package(source: Path) -> None:

@@ -8,7 +8,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from actrec.recordings import image_decoding
-from actrec.types import Body, Face, Hand, Intrinsics
+from actrec.types import EQUIDISTANT, Body, Face, Hand, Intrinsics
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions as c
 
@@ -168,6 +168,13 @@ def test_array_of_wrong_shape_or_type_raises_input_error(write, array_: np.ndarr
 def test_intrinsics_round_trip(distortion: tuple[float, ...]) -> None:
     intrinsics = Intrinsics(640, 480, 525.5, 526.5, 319.25, 239.75, distortion)
     assert c.info_to_intrinsics(c.intrinsics_to_info(intrinsics, HEAD)) == intrinsics
+
+
+def test_intrinsics_of_a_fisheye_round_trip() -> None:
+    """Of raw images: their D counts."""
+    fisheye = Intrinsics(640, 480, 285.0, 286.0, 319.25, 239.75, (-0.01, 0.04, -0.03, 0.006), EQUIDISTANT)
+    info = c.intrinsics_to_info(fisheye, HEAD)
+    assert info.distortion_model == "equidistant" and c.info_to_intrinsics(info) == fisheye
 
 
 def test_camera_info_without_calibration_raises_input_error() -> None:
