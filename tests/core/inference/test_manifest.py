@@ -53,7 +53,7 @@ def test_fetch_obeys_the_proxy(source: Path, monkeypatch: pytest.MonkeyPatch) ->
     asked: list[str] = []
 
     class Proxy(SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             asked.append(self.path)
             self.path = self.path.removeprefix("http://zoo.behind-the-proxy")
             super().do_GET()

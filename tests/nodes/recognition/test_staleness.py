@@ -291,6 +291,20 @@ def test_labels_connect_to_subscribers_with_and_without_a_lease(make: Make, tiny
 
 
 @pytest.mark.slow
+def test_subscriber_with_a_deadline_learns_that_labels_stop(make: Make, tiny: str) -> None:
+    graph = make(model=tiny, stale_s=2.0, interval_s=0.2)
+    received: list[Any] = []
+    missed: list[Any] = []
+    profile = QoSProfile(depth=10, deadline=Duration(seconds=2.5))
+    events = SubscriptionEventCallbacks(deadline=missed.append)
+    graph.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, received.append, profile, event_callbacks=events)
+    assert graph.start()
+    graph.step(stamp(0), body(1.0))
+    graph.wait_until(lambda: bool(received))
+    graph.wait_until(lambda: bool(missed))
+
+
+@pytest.mark.slow
 def test_recognizer_lying_skeletons_give_no_stale_label_and_no_growth(make: Make, tiny: str) -> None:
     """Ids that jump between places, stamps that go back or are huge, NaN, 1,000 bodies and layouts that change."""
     graph = make(model=tiny, min_seconds=0.0, interval_s=0.0)
