@@ -14,7 +14,7 @@ import benchmarks
 from actrec.cli import main
 from actrec.inference import package
 from actrec.inference.package import LowerPrecision
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, DeviceError
 from benchmarks import inference, networks
 from tests.tiny_model import write_tiny
 
@@ -37,6 +37,15 @@ def test_inference_has_a_row_for_each_precision_and_number_of_threads(
     for row in rows:
         assert 0 < row["p50_ms"] <= row["p99_ms"] and row["first_ms"] > 0 and row["load_ms"] > 0
         assert 30 < row["resident_mb"] < 500
+
+
+def test_in_turns_compares_with_the_first_file(tmp_path: Path) -> None:
+    paths = [str(write_tiny(tmp_path / name).onnx_path("float32")) for name in ("one", "other")]
+    first, second = inference.in_turns(paths, 1, 20)
+    assert (first["network"], second["network"], first["times_as_fast"]) == ("one", "other", 1.0)
+    assert second["times_as_fast"] > 0 and first["p50_ms"] >= 0
+    with pytest.raises(DeviceError, match="cannot read '/nowhere.onnx'"):
+        inference.in_turns(["/nowhere.onnx"], 1, 1)
 
 
 @pytest.mark.slow
