@@ -83,6 +83,7 @@ def _soak_graph(minutes: float) -> list[Outcome]:
     times: list[float] = []
     with script() as path, running(NODES, *camera_arguments(people=PEOPLE, script=path, loop=True)) as graph:
         began, pids, ended = time.monotonic(), {name: graph.pid(name) for name in NODES}, dict.fromkeys(NODES, 0)
+        earlier = graph.monitor.frames
         while (elapsed := time.monotonic() - began) < 60 * minutes:
             graph.settle(min(SAMPLE_S, 60 * minutes - elapsed))
             times.append(time.monotonic() - began)
@@ -91,7 +92,7 @@ def _soak_graph(minutes: float) -> list[Outcome]:
                     before, pids[name] = pids[name], graph.pid(name) or pids[name]
                     ended[name] += pids[name] != before
                     samples[name].append(_sample(pids[name]))
-        labels, tracebacks, frames = list(graph.monitor.labels), graph.tracebacks(), graph.monitor.frames
+        labels, tracebacks, frames = list(graph.monitor.labels), graph.tracebacks(), graph.monitor.frames - earlier
     warm = next(k for k, at in enumerate(times) if at >= 60 * min(WARM_MINUTES, minutes / 3))
     outcomes = [_flat(name, samples[name][warm:], minutes) for name in NODES]
     for outcome in outcomes:

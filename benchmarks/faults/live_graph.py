@@ -78,8 +78,13 @@ class Label(NamedTuple):
 
     @property
     def is_stale(self) -> bool:
-        """Whether the network's answer, an action or `unknown`, is of a frame that was older than `STALE_S`."""
-        return not self.reason and self.age_s > STALE_S
+        """Whether an action, or the network's answer `unknown`, is of a frame that was older than `STALE_S`."""
+        return self.is_of_network and self.age_s > STALE_S
+
+    @property
+    def is_of_network(self) -> bool:
+        """Whether it is an action or the network's answer."""
+        return self.class_id >= 0 or self.is_answer
 
     @property
     def is_answer(self) -> bool:

@@ -49,7 +49,7 @@ class Outcome:
     def add_labels(self, labels: Sequence[Label]) -> None:
         """Count stale labels, and keep the age of the oldest label."""
         self.stale = (self.stale or 0) + sum(label.is_stale for label in labels)
-        ages = [label.age_s for label in labels if not label.reason]
+        ages = [label.age_s for label in labels if label.is_of_network]
         self.oldest_s = max([age for age in [*ages, self.oldest_s] if not math.isnan(age)], default=math.nan)
 
     def check(self, max_s: float = math.inf, p95_s: float = math.inf, growth_mb: float = math.inf) -> None:

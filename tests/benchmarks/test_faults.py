@@ -137,6 +137,7 @@ def test_outcome_late_answer_of_the_network_is_stale_even_if_it_is_unknown() -> 
     outcome = Outcome("kill", "camera_node")
     outcome.add_labels([Label(0, 3 * 10**9, 0, "body_1", "unknown", -1)])
     assert (outcome.stale, outcome.oldest_s) == (1, 3.0)
+    assert not Label(0, 3 * 10**9, 0, "body_1", "unknown", -1, window_s=0.0).is_stale, "no answer: too new"
 
 
 def test_outcome_without_labels_has_no_figures_of_labels() -> None:

@@ -29,7 +29,7 @@ from actrec.utils.folders import expanded, read_file
 _PART = re.compile(r"(.+)_(\d+)(\.\w+)")  # file name of a part of a recording that rosbag2 has split
 _SQLITE = b"SQLite format 3\0"
 _MAX_METADATA_BYTES = 1 << 22  # of thousands of files
-_MOST_TIMES, _LEAST_BYTES, _BLOCK = 200, 1 << 28, 1 << 20
+_MOST_TIMES, _LEAST_BYTES, _BLOCK = 200, 1 << 28, 1 << 16
 """Largest size of an unpacked file, in times of the packed one, and that any may have: others fill the disk."""
 
 
@@ -241,7 +241,10 @@ def _opened(path: Path, salvage: bool) -> Iterator[Any]:
                 while content := source.read(_BLOCK):
                     target.write(content)
                     if target.tell() > most:
-                        raise InputError(f"'{path}' unpacks to over {_MOST_TIMES} times its size: it is no recording")
+                        raise InputError(
+                            f"'{path}' unpacks to over {_MOST_TIMES} times its size, unlike a recording: if it is one, "
+                            "unpack it first (zstd -d, lz4 -d)"
+                        )
         part: Any = (Sqlite3File if file.suffix == ".db3" else McapFile)(file, path, salvage)
         stack.callback(part.close)
         yield part

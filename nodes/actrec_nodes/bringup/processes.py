@@ -382,7 +382,7 @@ def _run(node: ActrecNode[Any], files: Sequence[str], host: Host, is_again: bool
     with ending_if_lost(node), health:
         if node.autostart and host.start(wait=wait_for_others) is not None:
             return 1
-        if is_again:
+        if is_again and node.is_active:
             node.get_logger().warning("active again, after its process was started again")
         with ending_if_stuck():
             host.wait()

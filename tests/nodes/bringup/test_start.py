@@ -21,20 +21,22 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 ALARM = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Exception")
 
 
-@pytest.mark.parametrize("is_again", [False, True])
+@pytest.mark.parametrize(("is_again", "is_active"), [(False, True), (True, True), (True, False)])
 def test_node_whose_process_was_started_again_logs_that_it_is_active(
-    monkeypatch: pytest.MonkeyPatch, is_again: bool
+    monkeypatch: pytest.MonkeyPatch, is_again: bool, is_active: bool
 ) -> None:
     """As launch alone does not."""
     lines: list[str] = []
     logger = SimpleNamespace(warning=lines.append)
-    node: Any = SimpleNamespace(autostart=True, exit_status=0, start_after=[], get_logger=lambda: logger)
+    node: Any = SimpleNamespace(
+        autostart=True, is_active=is_active, exit_status=0, start_after=[], get_logger=lambda: logger
+    )
     host: Any = SimpleNamespace(start=lambda wait: None, wait=lambda: None)
     monkeypatch.setattr(processes.parameter_files, "ineffective", lambda *_: [])
     for name in ("ending_if_lost", "ending_if_stuck"):
         monkeypatch.setattr(processes, name, lambda *_: contextlib.nullcontext())
     assert processes._run(node, [], host, is_again) == 0
-    assert [line.startswith("active again") for line in lines] == [True] * is_again
+    assert [line.startswith("active again") for line in lines] == [True] * (is_again and is_active)
 
 
 def start(root: Path, *arguments: str, params: Path | None = None) -> "subprocess.Popen[str]":
