@@ -233,7 +233,7 @@ def test_check_trusted_engine_of_another_user_raises(tmp_path):
 
 
 def test_building_killed_process_leaves_no_file_or_lock(tmp_path):
-    first, started = start_build(tmp_path, 60, b"first")
+    first, started, _ = start_build(tmp_path, b"first")
     assert started.wait(60)
     os.kill(first.pid, signal.SIGKILL)
     first.join()
