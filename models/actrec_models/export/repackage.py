@@ -316,19 +316,19 @@ def _write_copy(
 ) -> ModelPackage:  # fmt: skip
     """Write `draft` with the weights of `base`, and a new card that keeps the sections after the table."""
     weights_file, card_file = base.path / package.WEIGHTS, base.path / package.CARD
-    figures = draft.provenance.figures
-    if elsewhere.KEY in figures:  # its own figures, not another model's
+    figures, shown = draft.provenance.figures, draft
+    if elsewhere.KEY in figures:  # in the card, its own figures are not another model's
         own = base.provenance.onnx_sha256
         measured = figures[elsewhere.KEY]
         away = [{**each, "model": folder.name} if each.get("package") == own else each for each in measured]
         known = dataclasses.replace(draft.provenance, figures={**figures, elsewhere.KEY: away})
-        draft = dataclasses.replace(draft, provenance=known)
+        shown = dataclasses.replace(draft, provenance=known)
     text = ""
     if card_file.is_file():
         old = card_file.read_text(encoding="utf-8")
         made = f"{elsewhere.HEADING}\n"
         sections = [part for part in old.split("\n## ")[1:] if not part.startswith(made)]
-        text = exporter.card(draft, folder.name) + "".join(f"\n## {part}" for part in sections)
+        text = exporter.card(shown, folder.name) + "".join(f"\n## {part}" for part in sections)
     tensors = weights_file.read_bytes() if weights and weights_file.is_file() else None
     return package.write(folder, draft, content, tensors, text, overwrite, lower)
 
