@@ -17,6 +17,7 @@ from std_msgs.msg import String
 from actrec import features, inference
 from actrec.inference import zoo
 from actrec.inference.session import Session
+from actrec.inference.tensorrt.libraries import LIBRARIES
 from actrec.recognition import ActionEvent as Event
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.tracks import STREAM_NAMES
@@ -110,8 +111,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
-        """Import ONNX Runtime, read the model package, and import its features."""
-        inference.BACKENDS.get(inference.FALLBACK)
+        """Import ONNX Runtime and the installed TensorRT back ends, read the model package, and import its features."""
+        for name in (inference.FALLBACK, *(name for name, library in LIBRARIES.items() if library.is_installed)):
+            inference.BACKENDS.get(name)
         features.streams(zoo.find(value("model") or RecognizerConfig.model).inputs)
 
     def configure(self) -> None:
