@@ -194,14 +194,16 @@ def is_built(library: Library, source: EngineSource, settings: TensorRtConfig) -
     """Return whether the engine is built, and opens in seconds instead of minutes. Raises as `EngineRunner`."""
     trt, cuda, cache = library.open(), tensorrt_cuda.open_cuda(settings.memory), EngineCache(settings.cache)
     key = builder.key_of(library, trt, source, settings, cuda.gpu)
-    if (found := cache.find(key)) is None and (others := cache.misfits(key)):
-        logger.warning("no engine of %s fits %s on %s: %s", source.name, library.title, cuda.gpu.name, others)
+    if cache.find(key) is None:
+        if others := cache.misfits(key):
+            logger.warning("no engine of %s fits %s on %s: %s", source.name, library.title, cuda.gpu.name, others)
+        return False
     difference, allowed = cache.difference(key), settings.allowed_difference
-    if found is not None and difference is not None and not difference <= allowed:
+    if difference is not None and not difference <= allowed:
         text = "the engine of %s is not used: it differs from ONNX Runtime by %.3g%%, at most %.3g%% may"
         logger.warning(text, source.name, 100 * difference, 100 * allowed)
         return False
-    return found is not None
+    return True
 
 
 class TensorRtBackend(EngineRunner):

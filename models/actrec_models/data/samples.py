@@ -453,10 +453,10 @@ def check_streams(
     if recipe.augment and recipe.clips == "stretched" and not bodies_alone:
         raise ConfigError(f"{recipe.model} takes more than bodies, which alone are stretched when they are varied: set "
                           "augment to false, or clips to live")  # fmt: skip
-    if recipe.augment and bodies_alone and (recipe.clips == "stretched") != (augmentation.stretched == 1):
+    if recipe.augment and bodies_alone:
         if recipe.clips == "stretched" and not augmentation.stretched:
             logger.warning("clips are trained as live windows but scored stretched: set stretched of augmentation to 1")
-        elif augmentation.stretched == 1:
+        if recipe.clips != "stretched" and augmentation.stretched == 1:
             logger.warning("clips are trained stretched, but scored as %s: set clips to stretched", recipe.clips)
     if augmentation.stretched and not bodies_alone:
         raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
