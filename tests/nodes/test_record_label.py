@@ -124,21 +124,27 @@ def test_record_label_images_without_skeletons_names_the_cause(people, tmp_path,
                 read(0.5)
 
 
+def interrupt_record(words: list[str], said: str) -> tuple[int, str, str]:
+    """Interrupt `actrec record` once its errors contain `said`; return its status, output and remaining errors."""
+    command = [sys.executable, "-m", "actrec", "record", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if said in line:
+            break
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=60)
+    return process.returncode, output, error
+
+
 @pytest.mark.slow
 def test_record_label_interrupted_while_it_waits_leaves_nothing(tmp_path):
     for words, message in (
         (["--label", "wave", "--out", str(tmp_path / "clips")], "interrupted before the first clip"),
         (["--out", str(tmp_path / "bag"), "--topics", "/nothing"], "interrupted before the first frame"),
     ):
-        command = [sys.executable, "-m", "actrec", "record", *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "waiting for" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
-        assert process.returncode == 130 and message in error and "start the graph first" not in error
+        status, _, error = interrupt_record(words, "waiting for")
+        assert status == 130 and message in error and "start the graph first" not in error
     assert not list(tmp_path.iterdir())
 
 
@@ -154,18 +160,9 @@ def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):
 @pytest.mark.slow
 def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
     out = tmp_path / "clips"
-    arguments = ["record", "--label", "wave", "--out", str(out), "--repeat", "50", "--json", *QUICK]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "actrec", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
-    )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "clip 3 of 50: GO!" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    words = ["--label", "wave", "--out", str(out), "--repeat", "50", "--json", *QUICK]
+    status, output, _ = interrupt_record(words, "clip 3 of 50: GO!")
+    assert status == 0
     names = json.loads(output)["kept"]
     assert names[:2] == ["wave_001", "wave_002"]
     assert [clip.recording for clip in read_labels(out / "labels.csv")] == names
