@@ -311,9 +311,8 @@ def _build_in_thread(trt: Any, builder: Any, network: Any, settings: Any, progre
     if hasattr(trt, "IProgressMonitor"):
         settings.progress_monitor = _monitor(trt, report)
     with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
-        future = thread.submit(builder.build_serialized_network, network, settings)
-        try:
-            made = future.result()
+        try:  # around submit too: a Ctrl-C in it comes after the build has begun
+            made = thread.submit(builder.build_serialized_network, network, settings).result()
         except BaseException:
             stop.set()
             raise

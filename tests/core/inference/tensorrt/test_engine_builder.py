@@ -75,6 +75,18 @@ def test_build_engine_ctrl_c_ends_build(tiny, fake_tensorrt, tmp_path, capsys):
     assert main(["build-engine", str(tiny.path)]) == 0, "the lock is free again"
 
 
+def test_build_engine_ctrl_c_as_build_begins_ends_it(tiny, fake_tensorrt, tmp_path, monkeypatch):
+    found, submit = fake_tensorrt(fault="slow"), ThreadPoolExecutor.submit
+
+    def interrupted_submit(*arguments):
+        submit(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted_submit)
+    assert main(["build-engine", str(tiny.path)]) == 130
+    assert plain_tensorrt.CANCELLED in found.calls and engines(tmp_path) == []
+
+
 def test_build_ends_with_exception_of_progress(tiny, fake_tensorrt, tmp_path):
     fake_tensorrt(fault="slow")
     steps_seen = []
