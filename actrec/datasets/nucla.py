@@ -95,7 +95,7 @@ def read_nucla_frames(folder: Path) -> SkeletonSequence:
     times, joints, frames = [], [], dict[str, str]()
     for line in filter(None, map(str.split, read_text(listed).splitlines())):
         line = line[-3:]  # a record may follow the begin of itself
-        if not (line[0].isdigit() and line[-1].isdigit()):
+        if not (_NUMBER.fullmatch(line[0]) and _NUMBER.fullmatch(line[-1])):
             raise InputError(f"'{listed}' is corrupt: '{' '.join(line)[:60]}' has no frame and time; copy it again")
         frames[line[0]] = line[-1]  # of a frame that is listed twice, the last record
     for number, time in frames.items():
@@ -153,6 +153,7 @@ SUBJECTS = 10
 FRAME_LIST = "fileList.txt"
 _JSON = re.compile(r"(a\d+_s\d+_e\d+_v\d+)\.json", re.IGNORECASE)
 _FRAMES, _VIEW = re.compile(r"a\d+_s\d+_e\d+", re.IGNORECASE), re.compile(r"view_(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,15}", re.ASCII)  # of a frame, or its ms
 _IMAGE = re.compile(r"frame_\d+_tc_(\d+)_rgb")
 _VIDEO = re.compile(r"v(\d+)_s(\d+)_e(\d+)\.avi", re.IGNORECASE)
 _VIDEO_FOLDER = re.compile(r"a(\d+)", re.IGNORECASE)

@@ -25,6 +25,7 @@ CLASSES = (
 )  # fmt: skip
 
 LABELS = "actionLabel.txt"
+_FRAME = re.compile(r"\d{1,9}", re.ASCII)
 _TOKENS = tuple(re.sub(r" (\w)", lambda match: match[1].upper(), name) for name in CLASSES)
 """Names of the classes in the labels file: `sitDown`."""
 
@@ -73,7 +74,7 @@ def read_labels(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
                     f"'{path}' line {number}: '{line.strip()[:60]}' is no recording and no action with two frames"
                 )
             if not any(limit.lower() == "nan" for limit in limits):
-                if not all(limit.isdigit() for limit in limits) or int(limits[0]) > int(limits[1]):
+                if not all(_FRAME.fullmatch(limit) for limit in limits) or int(limits[0]) > int(limits[1]):
                     raise InputError(f"'{path}' line {number}: frames {' to '.join(limits)} are no span; copy it again")
                 spans[CLASSES[_TOKENS.index(token.rstrip(":"))]] = (int(limits[0]), int(limits[1]))
     return recordings

@@ -232,7 +232,7 @@ def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, ending:
     """
     shown = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
     found = [path for path in shown if path.stem.endswith(ending)]
-    return sorted(found, key=lambda path: [int(t) if t.isdigit() else t for t in _NUMBER.split(path.name)])
+    return sorted(found, key=lambda path: [int(t) if t.isdecimal() else t for t in _NUMBER.split(path.name)])
 
 
 def read_folder_info(folder: Path, ending: str = "") -> VideoInfo:

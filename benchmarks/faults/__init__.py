@@ -25,6 +25,7 @@ CAMPAIGNS: dict[str, tuple[str, int, str]] = {
         "a software RealSense and a simulated Azure Kinect unplugged and plugged in again",
     ),
     "stop": ("deaths:stop", 20, "SIGSTOP of each node for 10 s"),
+    "stop_unwatched": ("deaths:stop_unwatched", 20, "the same without the supervisor that replaces silent nodes"),
     "messages": ("messages:storm", 10_000, "malformed messages on each subscribed topic"),
     "files": ("files:read_mutated", 2000, "mutated files for each reader"),
     "soak": ("endurance:soak", 120, "all nodes for minutes, with people who come and go"),

@@ -48,17 +48,43 @@ def kill(times: int, only: Sequence[str] = ()) -> list[Outcome]:
 
 
 def stop(times: int, only: Sequence[str] = ()) -> list[Outcome]:
-    """Stop each node with SIGSTOP for `STOPPED_S`, `times` times, and continue it, each in a graph of its own.
+    """Stop each node with SIGSTOP for `STOPPED_S`, `times` times, and continue it, while all run as users run them.
 
-    `actrec run` does not kill the stopped node meanwhile. A process that is replaced nevertheless is counted: one that
-    waits for a lock in shared memory, which the stopped one holds, ends itself. The memory of the processes that lived
-    through the second half of the stops must not grow in it.
+    The nodes take turns as in `kill`. `actrec run` replaces a node that answers no more: labels of later frames
+    than SIGCONT are waited for, and all are checked. After each stop the longest queue of all nodes is read.
+    """
+    names, moments = chosen(only, NODES), random.Random(0)
+    outcomes = {name: Outcome("stop", name, figures={"longest queue": 0, "processes replaced": 0}) for name in names}
+    back = dict.fromkeys(names, -math.inf)
+    with running(NODES, *camera_arguments()) as graph:
+        for name in names * times:
+            healthy_s = back[name] + HEALTHY_S - time.monotonic()
+            graph.settle(max(AFTER_S, healthy_s) + moments.random())
+            pids = {each: graph.pid(each) for each in NODES}
+            _strike(graph, outcomes[name], STOPPED_S)
+            back[name], figures = time.monotonic(), outcomes[name].figures
+            figures["longest queue"] = max(figures["longest queue"], _longest_queue(graph))
+            figures["processes replaced"] += sum(pids[each] != graph.pid(each) for each in NODES)
+        tracebacks = graph.tracebacks()
+    for outcome in outcomes.values():
+        outcome.check(STOP_MAX_S)
+        outcome.require(outcome.figures["longest queue"] <= QUEUE, f"queue of {outcome.figures['longest queue']}")
+        outcome.require(not tracebacks, f"{tracebacks} tracebacks")
+    return list(outcomes.values())
+
+
+def stop_unwatched(times: int, only: Sequence[str] = ()) -> list[Outcome]:
+    """Do the same, each node in a graph of its own that leaves nodes which answer no more: SIGCONT is measured.
+
+    A process that is replaced nevertheless is counted: one that waits for a lock in shared memory, which the stopped
+    one holds, ends itself. The memory of the processes that lived through the second half of the stops must not grow in
+    it.
     """
     return [_stop(name, times) for name in chosen(only, NODES)]
 
 
 def _stop(name: str, times: int) -> Outcome:
-    outcome, moments = Outcome("stop", name), random.Random(0)
+    outcome, moments, queue = Outcome("stop_unwatched", name), random.Random(0), 0
     with running(NODES, command=run_command(NODES, *camera_arguments(), watched=False)) as graph:
         graph.settle(WARM_S)
         warm, pids, replaced = _memory(graph), {each: graph.pid(each) for each in NODES}, 0
@@ -69,10 +95,9 @@ def _stop(name: str, times: int) -> Outcome:
             _strike(graph, outcome, STOPPED_S)
             pids, earlier = {each: graph.pid(each) for each in NODES}, pids
             replaced += sum(pids[each] != earlier[each] for each in NODES)
+            queue = max(queue, _longest_queue(graph))
         last = _memory(graph)
         outcome.growth_mb = sum(last[pid] - half[pid] for pid in last.keys() & half.keys())
-        graph.settle(STATISTICS_S)
-        queue = max(int(graph.monitor.statistics(each).get("queue_max", 0)) for each in NODES)
         tracebacks = graph.tracebacks()
     outcome.figures |= {"longest queue": queue, "processes replaced": replaced}
     outcome.figures |= {
@@ -82,6 +107,12 @@ def _stop(name: str, times: int) -> Outcome:
     outcome.require(queue <= QUEUE, f"queue of {queue}")
     outcome.require(not tracebacks, f"{tracebacks} tracebacks")
     return outcome
+
+
+def _longest_queue(graph: LiveGraph) -> int:
+    """Return the most inputs that were in a queue of a node at once, of the statistics that each publishes."""
+    graph.settle(STATISTICS_S)
+    return max(int(graph.monitor.statistics(each).get("queue_max", 0)) for each in NODES)
 
 
 def _memory(graph: LiveGraph) -> dict[int, float]:

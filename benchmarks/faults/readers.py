@@ -11,9 +11,21 @@ from typing import Any
 import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec import datasets
-from actrec.datasets import cad60, florence3d, kard, kinder_gator, msr_action3d, smarthome, sysu, utd_mhad, utkinect
+from actrec.datasets import (
+    cad60,
+    florence3d,
+    kard,
+    kinder_gator,
+    msr_action3d,
+    nucla,
+    smarthome,
+    sysu,
+    utd_mhad,
+    utkinect,
+)
 from actrec.datasets.ntu import skeletons as ntu_skeletons
 from actrec.inference import load, package
 from actrec.inference.tensorrt.cache import EngineCache, EngineKey
@@ -26,6 +38,7 @@ from actrec.recordings.video import VideoWriter
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec_nodes.common import parameter_files
+from benchmarks.faults import training_files
 from tests import ntu_text
 from tests.core.datasets import motion_files
 from tests.core.datasets.motion_files import amc_text, asf_text, bvh_text
@@ -81,6 +94,15 @@ def write_mcap(folder: Path) -> Path:
         for frame in frames():
             writer.write_frame(frame)
     return next((folder / "bag").glob("*.mcap"))
+
+
+def write_packed(folder: Path) -> Path:
+    """Write a bag whose file is compressed as a whole, as `ros2 bag record --compression-mode file` does."""
+    file = write_mcap(folder)
+    packed = file.with_name(f"{file.name}.zstd")
+    packed.write_bytes(zstd.compress(file.read_bytes()))
+    file.unlink()
+    return packed
 
 
 def write_sqlite(folder: Path) -> Path:
@@ -147,6 +169,23 @@ def write_nucla(folder: Path) -> Path:
     return path
 
 
+def write_nucla_frames(part: str) -> Callable[[Path], Path]:
+    """Return a function that writes a sequence of N-UCLA as frames and returns one of its files."""
+
+    def write(folder: Path) -> Path:
+        sequence = folder / "view_1" / "a01_s01_e00"
+        sequence.mkdir(parents=True)
+        stamps = [90467319 + 80 * k for k in range(FRAMES)]
+        listed = "".join(f"{k} 0 {time}\n" for k, time in enumerate(stamps, 1))
+        (sequence / "fileList.txt").write_text(listed)
+        for k, (time, joints) in enumerate(zip(stamps, person()[:, :20], strict=True), 1):
+            rows = "".join(f"{x:.6f},{y:.6f},{z:.6f},2\n" for x, y, z in joints)
+            (sequence / f"frame_{k}_tc_{time}_skeletons.txt").write_text(f"1\n{rows}")
+        return next(sequence.glob(part))
+
+    return write
+
+
 def write_csv(folder: Path) -> Path:
     """Write a capture of a Kinect v2."""
     rows = [
@@ -193,6 +232,11 @@ def write_shrec17(name: str) -> Callable[[Path], Path]:
         return next(folder.rglob(name))
 
     return write
+
+
+def read_nucla_frames(path: Path) -> object:
+    """Read the sequence that has this file."""
+    return nucla.read_nucla_frames(path.parent)
 
 
 def read_shrec17(path: Path) -> object:
@@ -255,18 +299,26 @@ def write_archive(folder: Path) -> Path:
 
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"body": ((1, 3), (1, 3), (2, 3))}
+CONTENT = b"engine" * 1000
 ENGINE = EngineKey("tiny", "0" * 64, "fp16", SHAPES, {}, "tensorrt", "10.3", "sm_87", "12.6", "Orin")
 
 
-def write_engine(folder: Path) -> Path:
-    """Write a TensorRT engine and its note; return the note."""
-    return EngineCache(folder).store(ENGINE, b"engine", {"difference": 0.0}).with_suffix(".json")
+def write_engine(suffix: str) -> Callable[[Path], Path]:
+    """Return a function that writes a TensorRT engine and its note, and returns one of them."""
+
+    def write(folder: Path) -> Path:
+        return EngineCache(folder).store(ENGINE, CONTENT, {"difference": 0.0}).with_suffix(suffix)
+
+    return write
 
 
 def read_engine(path: Path) -> object:
-    """Look for engines as a backend does."""
+    """Look for engines as a backend does; TensorRT never sees a damaged one."""
     cache = EngineCache(path.parent)
-    return cache.find(ENGINE), cache.misfits(ENGINE), cache.difference(ENGINE), cache.holds("tiny", "tensorrt")
+    found = cache.find(ENGINE)
+    if found not in (None, CONTENT):
+        raise AssertionError("a damaged engine is found")
+    return found, cache.misfits(ENGINE), cache.difference(ENGINE), cache.holds("tiny", "tensorrt")
 
 
 def write_calibration(part: str) -> Callable[[Path], Path]:
@@ -304,29 +356,6 @@ def write_package(name: str) -> Callable[[Path], Path]:
         return write_tiny(folder / "package").path / name
 
     return write
-
-
-def write_store(name: str) -> Callable[[Path], Path]:
-    """Return a function that prepares a store of a user's recordings and returns one of its files."""
-
-    def write(folder: Path) -> Path:
-        from actrec_models.data.preparation import prepare
-
-        for k, label in enumerate(("wave", "clap", "wave")):
-            (folder / "own" / label).mkdir(parents=True, exist_ok=True)
-            np.savez(folder / "own" / label / f"{k}.npz", positions=person(), layout="kinect_v2_25", fps=15.0)
-        prepare("folder", folder / "own", folder / "store")
-        return next((folder / "store").glob(name))
-
-    return write
-
-
-def read_store(path: Path) -> object:
-    """Read all clips of a store."""
-    from actrec.datasets.store import PreparedDataset
-
-    store = PreparedDataset(path.parent)
-    return [store[index].bodies.sum() for index in range(len(store))]
 
 
 def write_bytes(name: str, make: Callable[[], bytes]) -> Callable[[Path], Path]:
@@ -371,6 +400,7 @@ def read_rvl(path: Path) -> object:
 READERS: dict[str, Reader] = {
     "bag (mcap)": Reader(write_mcap, lambda path: play(path.parent)),
     "bag (mcap file)": Reader(write_mcap, play),
+    "bag (packed)": Reader(write_packed, lambda path: play(path.parent)),
     "bag (sqlite3)": Reader(write_sqlite, play),
     "bag (recovered)": Reader(write_mcap, recover_bag),
     "bag (metadata)": Reader(lambda f: write_mcap(f).parent / "metadata.yaml", lambda path: play(path.parent)),
@@ -395,6 +425,11 @@ READERS: dict[str, Reader] = {
     "dataset (utd_mhad)": Reader(write_mat("a1_s1_t1_skeleton.mat", "d_skel"), utd_mhad.read_utd_mhad_mat),
     "dataset (utd_mhad, packed)": Reader(write_archive, utd_mhad.read_utd_mhad_npz),
     "dataset (sysu)": Reader(write_mat("sklWorld.mat", "SW"), lambda path: sysu.read_sysu(path.parent, "clip")),
+    "dataset (nucla frames)": Reader(write_nucla_frames("*_skeletons.txt"), read_nucla_frames),
+    "dataset (nucla list of frames)": Reader(write_nucla_frames("fileList.txt"), read_nucla_frames),
+    "dataset (cad60 labels)": Reader(
+        lambda folder: write_motion("cad60", 15)(folder).with_name("activityLabel.txt"), cad60.read_labels
+    ),
     "dataset (cad60)": Reader(write_motion("cad60", 15), cad60.read_cad60_txt),
     "dataset (kard)": Reader(write_motion("kard", 15), kard.read_kard_txt),
     "dataset (kinder_gator)": Reader(write_motion("kinder_gator", 20), kinder_gator.read_kinder_gator_csv),
@@ -411,9 +446,14 @@ READERS: dict[str, Reader] = {
     "labels": Reader(write_labels, labels.read_labels),
     "package (description)": Reader(write_package("model.yaml"), lambda path: package.load(path.parent)),
     "package (network)": Reader(write_package("model.onnx"), lambda path: load(path.parent, "onnxruntime")),
-    "engine (note)": Reader(write_engine, read_engine),
-    "store (head)": Reader(write_store("*.json"), read_store),
-    "store (index)": Reader(write_store("*.npz"), read_store),
-    "store (clips)": Reader(write_store("shard*"), read_store),
+    "engine": Reader(write_engine(".engine"), read_engine),
+    "engine (note)": Reader(write_engine(".json"), read_engine),
+    "recipe": Reader(training_files.write_recipe, training_files.read_recipe),
+    "weights (safetensors)": Reader(training_files.write_weights("model.safetensors"), training_files.read_weights),
+    "weights (torch)": Reader(training_files.write_weights("model.ckpt"), training_files.read_weights),
+    "checkpoint": Reader(training_files.write_weights("last.ckpt"), training_files.read_checkpoint),
+    "store (head)": Reader(training_files.write_store("*.json"), training_files.read_store),
+    "store (index)": Reader(training_files.write_store("*.npz"), training_files.read_store),
+    "store (clips)": Reader(training_files.write_store("shard*"), training_files.read_store),
 }
 """Readers by the kind of their files."""
