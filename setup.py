@@ -76,7 +76,7 @@ NODES = [
     "hri_node",
 ]
 # Executables for `ros2 run` and launch files; the first ones run the node of their name.
-EXECUTABLES = {**dict.fromkeys(NODES, "bringup.processes"), "record_node": "record_node", "graph": "bringup.run"}
+EXECUTABLES = {**dict.fromkeys(NODES, "node"), "record_node": "record", "graph": "graph"}  # of actrec_nodes.executables
 
 # All that `actrec label VIDEO` and `actrec.load_model` need.
 CORE = [
@@ -197,7 +197,7 @@ setup(
     entry_points={
         "console_scripts": [
             "actrec = actrec.cli:main",
-            *([] if RELEASE else (f"{node} = actrec_nodes.{target}:main" for node, target in EXECUTABLES.items())),
+            *([] if RELEASE else (f"{name} = actrec_nodes.executables:{run}" for name, run in EXECUTABLES.items())),
         ]
     },
     zip_safe=False,

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="Camera")
 
 _PERIOD_NS = 33_333_333  # of a recording until its first interval is known
-_RESET_NS = NANOSECONDS  # a larger jump of a device clock is a reset
+RESET_NS = NANOSECONDS  # a larger jump of a device's clock is a reset, of the system's a setting
 _MEAN_WEIGHT = 0.05  # of a new frame in the running means
 
 _LONGEST_PAUSE_NS = 3600 * NANOSECONDS
@@ -142,7 +142,7 @@ class DeviceClock:
         """
         difference = arrival_ns - device_ns
         if self._newest is not None and (
-            device_ns < self._newest - _RESET_NS or abs(difference - self._minima[0][1]) > _RESET_NS
+            device_ns < self._newest - RESET_NS or abs(difference - self._minima[0][1]) > RESET_NS
         ):
             self._minima.clear()
             self._last_stamp = 0

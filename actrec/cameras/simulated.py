@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.cameras.base import Camera
+from actrec.cameras.base import RESET_NS, Camera
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.scene import MAX_ACTORS, CameraPose, Routine, Scene, SceneFrame, performed_scene, scripted_scene
 from actrec.types import NANOSECONDS, Hand, Intrinsics, RgbdFrame
@@ -85,7 +85,7 @@ class SimulatedCamera(Camera):
         self.snapshot: SceneFrame | None = None
         self._noise: SensorNoise | None = None
         self._closed = threading.Event()
-        self._start_ns, self._start_time, self._next = 0, 0.0, 0
+        self._start_ns, self._start_time, self._next, self._clock_ns = 0, 0.0, 0, 0
 
     @property
     def intrinsics(self) -> Intrinsics:
@@ -114,6 +114,7 @@ class SimulatedCamera(Camera):
         self._create_noise()
         self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did
         self._closed.clear()
+        self._clock_ns = _clock_ns()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
         self._start_time, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
 
@@ -128,6 +129,7 @@ class SimulatedCamera(Camera):
         number = self._next
         if c.realtime:  # the newest frame that is due, or the next one
             number = max(number, int((time.monotonic() - self._start_time) * c.fps))
+            self._follow_clock()
         elapsed = number / c.fps
         # Margin for rounding: 0.1 · 30 may be less than 3.
         if elapsed >= min(scene.duration, c.duration or math.inf) - 1e-9:
@@ -142,6 +144,13 @@ class SimulatedCamera(Camera):
         self.skipped += number - self._next
         self._next, self.snapshot = number + 1, snapshot
         return frame
+
+    def _follow_clock(self) -> None:
+        """Let the stamps follow the system's clock if it was set, as those of `base.DeviceClock` do."""
+        step_ns = _clock_ns() - self._clock_ns
+        if self.config.start_stamp_ns < 0 and abs(step_ns) > RESET_NS:
+            self._start_ns += step_ns
+            self._clock_ns += step_ns
 
     def actions_at(self, stamp_ns: int) -> dict[str, str]:
         """Return the name of each actor's action at a stamp, by body id ("actor_1")."""
@@ -205,3 +214,8 @@ class SimulatedCamera(Camera):
         stamp = self._start_ns + round(elapsed * NANOSECONDS)
         up = scene.camera.up if self.config.gravity else None
         return RgbdFrame(stamp, color, depth, self._intrinsics, self.config.frame_id, snapshot.bodies, up), snapshot
+
+
+def _clock_ns() -> int:
+    """Return the system's time minus that of the steady clock, ns: it changes if the clock is set."""
+    return time.time_ns() - round(time.monotonic() * NANOSECONDS)

@@ -66,6 +66,7 @@ def caches(state: str) -> Callable[[Outcome], None]:
             with running(NODES, command=command, environment=environment) as graph:
                 outcome.add((time.time_ns() - began) / NANOSECONDS)
                 _work(graph, outcome)
+                outcome.require("ROS_LOG_DIR" in graph.text(), "nothing is said of logs that cannot be written")
         outcome.check(START_MAX_S)
 
     return run
@@ -112,6 +113,8 @@ def clock(hours: float) -> Callable[[Outcome], None]:
                 outcome.add_labels(labels)
                 outcome.figures["labels"] = len(labels)
                 outcome.require(bool(labels), "no labels afterwards")
+                said = "the clock of this machine was set by" in graph.text()
+                outcome.require(said, "nothing is said of the clock that was set")
                 outcome.require(not graph.tracebacks(), f"{graph.tracebacks()} tracebacks")
         outcome.check(STOP_MAX_S)
 
@@ -151,7 +154,8 @@ def _without_network(outcome: Outcome, connection: Connection) -> None:
         count = len(graph.monitor.labels)
         _set_loopback(up=False)
         graph.settle(BROKEN_S)
-        outcome.figures["labels while it is down"] = len(graph.monitor.labels) - count
+        outcome.figures["labels while it is down"] = down = len(graph.monitor.labels) - count
+        outcome.require(down > 0, "labels stopped with the network")
         _set_loopback(up=True)
         outcome.add(graph.wait_for_output("skeleton_node", time.time_ns(), LOST_S))
         outcome.add_labels(graph.monitor.labels_since(count))

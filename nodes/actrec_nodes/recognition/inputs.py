@@ -258,6 +258,11 @@ class RecognizerInputs:
                 "(a recording that starts again, simulated time, or a clock that was set): windows restart"
             )
         arrival = self.ages.add(conversions.stamp_of(message), self._published_ns)
+        if self.ages.step_s and not self._node.get_clock().ros_time_is_active:
+            self._node.warn(
+                f"the clock of this machine was set by {self.ages.step_s:+.1f} s: windows restart if the stamps of the "
+                "camera follow it"
+            )
         if self.newest is None or arrival.stamp_ns != self.newest.stamp_ns:
             self._heard_ns = self.advanced_ns = arrival.received_ns
         self.newest = Frame(arrival, message.header.frame_id, ended)

@@ -55,6 +55,9 @@ class FrameAges:
         clock_ns: The node's clock.
         limit_s: Age of stale frames. Delays of all recent frames above this mean another clock.
         elapsed: As `elapsed_ns`.
+
+    Attributes:
+        step_s: By how much the node's clock was set between the last two frames, s; 0 if it was not.
     """
 
     def __init__(self, clock_ns: Callable[[], int], limit_s: float, elapsed_ns: Callable[[], int] = elapsed_ns):
@@ -64,7 +67,7 @@ class FrameAges:
         self._by_stamp, self._in_queue, self._in_queue_long = map(LeastDelay, (recent_s, recent_s, LONG_S))
         self._newest: Arrival | None = None
         self._published_ns = self._clock_before_ns = 0
-        self._flow_s, self._late = 0.0, False
+        self._flow_s, self._late, self.step_s = 0.0, False, 0.0
         self._intervals: deque[float] = deque(maxlen=15)  # s
 
     def add(self, stamp_ns: int, published_ns: int = 0) -> Arrival:
@@ -82,7 +85,8 @@ class FrameAges:
             is_pause = passed_s > max(self._pause_s, 2 * usual_s)  # counts as one interval: earlier delays stay
             self._flow_s += usual_s if is_pause else passed_s
         clock_s = (clock_ns - self._clock_before_ns) / NANOSECONDS
-        if before is None or stamp_ns < before.stamp_ns or abs(clock_s - passed_s) > JUMP_S:
+        self.step_s = 0.0 if before is None or abs(clock_s - passed_s) <= JUMP_S else clock_s - passed_s
+        if before is None or stamp_ns < before.stamp_ns or self.step_s:
             self._by_stamp.clear()
         self._by_stamp.add(self._flow_s, clock_ns - stamp_ns)
         queued_ns = now_ns - published_ns if published_ns else 0

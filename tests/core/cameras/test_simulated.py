@@ -121,13 +121,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.set_s = 0.0  # by which the system's clock was set
         self.waits: list[float] = []
 
     def monotonic(self) -> float:
         return self.now
 
     def time_ns(self) -> int:
-        return round(self.now * 1e9)
+        return round((self.now + self.set_s) * 1e9)
 
 
 @pytest.fixture
@@ -154,6 +155,19 @@ def test_read_realtime_waits_for_frame(clock) -> None:
     assert stamps == [100_000_000_000 + k * 100_000_000 for k in range(4)]
     assert clock.waits == pytest.approx([0.1, 0.1, 0.1])
     assert camera.skipped == 0
+
+
+@pytest.mark.parametrize("start_stamp_ns", [-1, 0])
+@pytest.mark.parametrize("set_s", [3600.0, -3600.0, 0.5])
+def test_read_stamps_follow_a_system_clock_that_is_set(clock, set_s, start_stamp_ns) -> None:
+    with SimulatedCamera(fps=10.0, **{**SMALL, "start_stamp_ns": start_stamp_ns}) as camera:
+        before = camera.read().stamp_ns
+        expected = camera.actions_at(before + 200_000_000)
+        clock.set_s = set_s
+        after = [camera.read() for _ in range(2)]
+        assert camera.actions_at(after[-1].stamp_ns) == expected
+    step = round(set_s * 1e9) if start_stamp_ns < 0 and abs(set_s) > 1 else 0
+    assert [frame.stamp_ns - before - step for frame in after] == [100_000_000, 200_000_000]
 
 
 def test_read_late_returns_newest_and_counts_drops(clock) -> None:

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,3 +110,29 @@ def test_composed_graph_is_left_to_a_lifecycle_manager_if_launch_says_so(
     states: list[bool] = []
     run.run_graph(planned, lambda running, monitor: states.append(running._host.nodes[0].is_active))
     assert states == [autostart or not is_launched]
+
+
+@pytest.mark.parametrize(("name", "run"), [("skeleton_node", "node"), ("record_node", "record"), ("graph", "graph")])
+def test_executable_interrupted_while_it_imports_ends_without_a_word(name: str, run: str) -> None:
+    slow = """
+        import sys, time
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name in ("cv2", "rclpy"):
+                    print("importing", flush=True)
+                    time.sleep(60)
+
+        sys.meta_path.insert(0, Slow())
+    """
+    program = f"{textwrap.dedent(slow)}\nfrom actrec_nodes import executables\nsys.exit(executables.{run}())"
+    process = subprocess.Popen([sys.executable, "-c", program, name], stdout=-1, stderr=-1, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "") and process.returncode == 0
+
+
+def test_executables_are_there() -> None:
+    entries = metadata.distribution("actrec").entry_points
+    assert {"skeleton_node", "record_node", "graph"} <= {entry.name for entry in entries}
+    assert [entry.name for entry in entries if not callable(entry.load())] == []

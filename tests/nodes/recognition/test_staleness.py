@@ -94,6 +94,20 @@ def test_frame_ages_of_this_process_stopped_counts_time_in_queues() -> None:
     assert max(ages(clock.stream(1.0))) == 0.0
 
 
+@pytest.mark.parametrize("set_s", [HOUR_S, -HOUR_S])
+def test_frame_ages_clock_that_is_set_is_noticed_once(set_s: float) -> None:
+    clock = Time()
+    clock.stream(1.0)
+    clock.now_s += 5.0  # this process was stopped
+    clock.receive()
+    assert clock.ages.step_s == 0.0
+    clock.node_s += set_s
+    clock.now_s += PERIOD_S
+    clock.receive()
+    assert clock.ages.step_s == pytest.approx(set_s)
+    assert clock.stream(0.2) and clock.ages.step_s == 0.0
+
+
 def test_frame_ages_of_publisher_stopped_are_by_stamp() -> None:
     """Its first frames after the stop are from before it; here at 6 Hz."""
     clock = Time()
