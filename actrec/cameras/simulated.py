@@ -16,6 +16,7 @@ from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
+READ_S = 0.1  # two clocks are read within this time
 SMALL = 64, 48  # width and height of an image that compiles the renderer
 
 
@@ -114,9 +115,11 @@ class SimulatedCamera(Camera):
         self._create_noise()
         self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did
         self._closed.clear()
-        self._clock_ns = _clock_ns()
-        self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
-        self._start_time, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
+        self._clock_ns, self._start_time = _clock_ns(), time.monotonic()
+        self._start_ns = c.start_stamp_ns
+        if self._start_ns < 0:
+            self._start_ns = self._clock_ns + round(self._start_time * NANOSECONDS)
+        self._next, self.skipped, self.snapshot = 0, 0, None
 
     def close(self) -> None:
         """Stop the stream and wake a reader that waits."""
@@ -146,7 +149,7 @@ class SimulatedCamera(Camera):
         return frame
 
     def _follow_clock(self) -> None:
-        """Let the stamps follow the system's clock if it was set, as those of `base.DeviceClock` do."""
+        """Let the stamps follow the system's clock if it was set, as `base.DeviceClock` does."""
         step_ns = _clock_ns() - self._clock_ns
         if self.config.start_stamp_ns < 0 and abs(step_ns) > RESET_NS:
             self._start_ns += step_ns
@@ -217,5 +220,9 @@ class SimulatedCamera(Camera):
 
 
 def _clock_ns() -> int:
-    """Return the system's time minus that of the steady clock, ns: it changes if the clock is set."""
-    return time.time_ns() - round(time.monotonic() * NANOSECONDS)
+    """Return the system's time minus the steady clock's, ns: it changes if the clock is set."""
+    for _ in range(3):  # again if this process was stopped between two of the reads
+        before, system_ns, now = time.monotonic(), time.time_ns(), time.monotonic()
+        if now - before < READ_S:
+            break
+    return system_ns - round(now * NANOSECONDS)

@@ -7,6 +7,7 @@ again, and the age of the labels meanwhile. It uses a ROS domain of its own and 
 import argparse
 import csv
 import importlib
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from actrec.utils.errors import ActrecError, ConfigError
 
 CAMPAIGNS: dict[str, tuple[str, int, str]] = {
     "kill": ("deaths:kill", 50, "SIGKILL of each node"),
+    "kill_launched": ("deaths:kill_launched", 10, "the same under ros2 launch"),
     "kill_graph": ("deaths:kill_graph", 20, "SIGKILL of all processes, under systemd"),
     "replug": (
         "replug:replug",
@@ -50,7 +52,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     listed = ", ".join(f"{name} ({times}: {what})" for name, (_, times, what) in CAMPAIGNS.items())
     add = parser.add_argument
-    add("--campaigns", metavar="NAMES", default=",".join(CAMPAIGNS), help=f"comma-separated, of {listed}; malformed")
+    default = ",".join(name for name in CAMPAIGNS if name != "kill_launched" or shutil.which("ros2"))
+    add("--campaigns", metavar="NAMES", default=default, help=f"comma-separated, of {listed}; malformed")
     add("--times", type=count, help="of each fault, instead of the campaign's number in parentheses")
     add("--scale", type=amount, default=1.0, help="factor on these numbers (default: %(default)s)")
     add("--only", metavar="NAMES", default="", help="nodes, topics, readers or faults, comma-separated (default: all)")

@@ -4,12 +4,21 @@ import contextlib
 import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
 
+from actrec.utils.errors import DeviceError
 from actrec_nodes.bringup.supervisor import HEALTHY_S
-from benchmarks.faults.live_graph import LiveGraph, camera_arguments, private_mb, run_command, running
+from benchmarks.faults.live_graph import (
+    LiveGraph,
+    camera_arguments,
+    launch_command,
+    private_mb,
+    run_command,
+    running,
+)
 from benchmarks.faults.outcome import Outcome, chosen
 from benchmarks.faults.service import Emulation, Service, Systemd
 
@@ -32,9 +41,20 @@ def kill(times: int, only: Sequence[str] = ()) -> list[Outcome]:
     The nodes take turns, and the new process of each has run for `HEALTHY_S` before it is killed again: a supervisor
     waits longer and longer before it starts a process that dies sooner.
     """
+    return _kill("kill", times, only, run_command(NODES, *camera_arguments()))
+
+
+def kill_launched(times: int, only: Sequence[str] = ()) -> list[Outcome]:
+    """Do the same with `ros2 launch actrec recognize.launch.py`, which must be there: see CONTRIBUTING.md."""
+    if shutil.which("ros2") is None:
+        raise DeviceError("the campaign kill_launched needs ros2 launch: source a distribution and a built workspace")
+    return _kill("kill_launched", times, only, launch_command(NODES))
+
+
+def _kill(campaign: str, times: int, only: Sequence[str], command: list[str]) -> list[Outcome]:
     names, moments = chosen(only, NODES), random.Random(0)
-    outcomes, back = {name: Outcome("kill", name) for name in names}, dict.fromkeys(names, -math.inf)
-    with running(NODES, *camera_arguments()) as graph:
+    outcomes, back = {name: Outcome(campaign, name) for name in names}, dict.fromkeys(names, -math.inf)
+    with running(NODES, command=command) as graph:
         for name in names * times:
             healthy_s = back[name] + HEALTHY_S - time.monotonic()
             graph.settle(max(AFTER_S, healthy_s) + moments.random())
@@ -60,11 +80,15 @@ def stop(times: int, only: Sequence[str] = ()) -> list[Outcome]:
         for name in names * times:
             healthy_s = back[name] + HEALTHY_S - time.monotonic()
             graph.settle(max(AFTER_S, healthy_s) + moments.random())
-            pids = {each: graph.pid(each) for each in NODES}
+            pids, before = {each: graph.pid(each) for each in NODES}, _queues(graph)
             _strike(graph, outcomes[name], STOPPED_S)
             back[name], figures = time.monotonic(), outcomes[name].figures
-            figures["longest queue"] = max(figures["longest queue"], _longest_queue(graph))
-            figures["processes replaced"] += sum(pids[each] != graph.pid(each) for each in NODES)
+            graph.settle(STATISTICS_S)
+            ended = [each for each in NODES if pids[each] != graph.pid(each)]
+            # A node's longest queue is since its start.
+            queues = [most for each, most in _queues(graph).items() if each in ended or most > before[each]]
+            figures["longest queue"] = max([figures["longest queue"], *queues])
+            figures["processes replaced"] += len(ended)
         tracebacks = graph.tracebacks()
     for outcome in outcomes.values():
         outcome.check(STOP_MAX_S)
@@ -95,7 +119,8 @@ def _stop(name: str, times: int) -> Outcome:
             _strike(graph, outcome, STOPPED_S)
             pids, earlier = {each: graph.pid(each) for each in NODES}, pids
             replaced += sum(pids[each] != earlier[each] for each in NODES)
-            queue = max(queue, _longest_queue(graph))
+            graph.settle(STATISTICS_S)
+            queue = max([queue, *_queues(graph).values()])
         last = _memory(graph)
         outcome.growth_mb = sum(last[pid] - half[pid] for pid in last.keys() & half.keys())
         tracebacks = graph.tracebacks()
@@ -109,10 +134,9 @@ def _stop(name: str, times: int) -> Outcome:
     return outcome
 
 
-def _longest_queue(graph: LiveGraph) -> int:
-    """Return the most inputs that were in a queue of a node at once, of the statistics that each publishes."""
-    graph.settle(STATISTICS_S)
-    return max(int(graph.monitor.statistics(each).get("queue_max", 0)) for each in NODES)
+def _queues(graph: LiveGraph) -> dict[str, int]:
+    """Return the most inputs that were in the queue of each node at once, by its last statistics."""
+    return {each: int(graph.monitor.statistics(each).get("queue_max", 0)) for each in NODES}
 
 
 def _memory(graph: LiveGraph) -> dict[int, float]:

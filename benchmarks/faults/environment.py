@@ -66,7 +66,7 @@ def caches(state: str) -> Callable[[Outcome], None]:
             with running(NODES, command=command, environment=environment) as graph:
                 outcome.add((time.time_ns() - began) / NANOSECONDS)
                 _work(graph, outcome)
-                outcome.require("ROS_LOG_DIR" in graph.text(), "nothing is said of logs that cannot be written")
+                outcome.require("ROS_LOG_DIR" in graph.text(), "no line about logs that cannot be written")
         outcome.check(START_MAX_S)
 
     return run
@@ -114,7 +114,7 @@ def clock(hours: float) -> Callable[[Outcome], None]:
                 outcome.figures["labels"] = len(labels)
                 outcome.require(bool(labels), "no labels afterwards")
                 said = "the clock of this machine was set by" in graph.text()
-                outcome.require(said, "nothing is said of the clock that was set")
+                outcome.require(said, "no line about the clock that was set")
                 outcome.require(not graph.tracebacks(), f"{graph.tracebacks()} tracebacks")
         outcome.check(STOP_MAX_S)
 

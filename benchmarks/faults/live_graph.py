@@ -194,6 +194,14 @@ def run_command(nodes: Sequence[str], *arguments: str, watched: bool = True) -> 
     return [sys.executable, "-m", *module, "--processes", "--nodes", names, *arguments]
 
 
+def launch_command(nodes: Sequence[str]) -> list[str]:
+    """Return `ros2 launch` with these nodes and the camera of `camera_arguments`."""
+    switches = [f"{name.removesuffix('_node')}:=true" for name in nodes]
+    camera = ["driver:=simulated", "driver_options:=fps=30.0 actors=1"]
+    ending = ["setpriv", "--pdeathsig", "TERM"]  # with the benchmark
+    return [*ending, "ros2", "launch", "actrec", "recognize.launch.py", *camera, *switches]
+
+
 @dataclass
 class LiveGraph:
     """A running command that starts nodes, with a monitor; made by `running`.

@@ -163,7 +163,11 @@ def _back(graph: LiveGraph) -> float | None:
 
 
 def _send(graph: LiveGraph, nodes: Sequence[str], name: str, times: int, seed: int = 0) -> tuple[float, int]:
-    """Send malformed messages or requests; return the seconds of a node's slowest answer, and the accepted requests."""
+    """Send malformed messages or requests.
+
+    Returns:
+        The seconds of a node's slowest answer, and the number of accepted requests, or 1 if messages did not arrive.
+    """
     if name in REQUESTS:
         return _request(graph, name, _requests(times), seed)
     return _publish(graph, nodes, name, times, seed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+from rclpy.clock import ROSClock
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
@@ -93,7 +94,7 @@ class RecognizerInputs:
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
         self._intrinsics: Intrinsics | None = None
-        self._jumped = self._is_other = False
+        self._jumped = self._is_other = self._simulated = False
         self._deafness = Deafness()
         self.newest: Frame | None = None
         self.unleveled = ""
@@ -258,7 +259,9 @@ class RecognizerInputs:
                 "(a recording that starts again, simulated time, or a clock that was set): windows restart"
             )
         arrival = self.ages.add(conversions.stamp_of(message), self._published_ns)
-        if self.ages.step_s and not self._node.get_clock().ros_time_is_active:
+        clock = self._node.get_clock()
+        was_simulated, self._simulated = self._simulated, isinstance(clock, ROSClock) and clock.ros_time_is_active
+        if self.ages.step_s and not (was_simulated or self._simulated):
             self._node.warn(
                 f"the clock of this machine was set by {self.ages.step_s:+.1f} s: windows restart if the stamps of the "
                 "camera follow it"

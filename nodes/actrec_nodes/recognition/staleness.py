@@ -11,6 +11,7 @@ from actrec.types import NANOSECONDS
 RECENT_S = 1.0  # time of flowing frames over which the smallest delay is taken; below the age that is stale
 LONG_S = 60.0  # the same for the time in queues if this process was stopped; clocks of machines drift
 JUMP_S = 0.5  # between two frames a clock that advances by so much more or less than time passes was set
+READ_S = 0.1  # two clocks are read within this time
 AHEAD_S = 0.1  # stamps may be in the future by this much, because the clocks of a network differ
 
 
@@ -77,7 +78,7 @@ class FrameAges:
             stamp_ns: Its stamp.
             published_ns: Its publication, by the clock of the publisher's machine; 0 if the middleware has none.
         """
-        now_ns, clock_ns, before = self._elapsed_ns(), self._clock_ns(), self._newest
+        (now_ns, clock_ns), before = self._read_clocks(), self._newest
         passed_s = 0.0 if before is None else (now_ns - before.received_ns) / NANOSECONDS
         if passed_s > 0:
             self._intervals.append(passed_s)
@@ -99,6 +100,14 @@ class FrameAges:
         above_ns, above_long_ns = queued_ns - self._in_queue.least_ns, queued_ns - self._in_queue_long.least_ns
         self._newest = Arrival(stamp_ns, above_ns, above_long_ns, now_ns)
         return self._newest
+
+    def _read_clocks(self) -> tuple[int, int]:
+        """Return the elapsed time and the node's clock, of one moment also if this process was stopped meanwhile."""
+        for _ in range(3):
+            before_ns, clock_ns, now_ns = self._elapsed_ns(), self._clock_ns(), self._elapsed_ns()
+            if now_ns - before_ns < READ_S * NANOSECONDS:
+                break
+        return now_ns, clock_ns
 
     def age_s(self, frame: Arrival) -> float:
         """Return the age of a frame now."""

@@ -122,12 +122,14 @@ class Clock:
     def __init__(self) -> None:
         self.now = 100.0
         self.set_s = 0.0  # by which the system's clock was set
+        self.stopped_s = 0.0  # for which the process is stopped as it reads the system's clock next
         self.waits: list[float] = []
 
     def monotonic(self) -> float:
         return self.now
 
     def time_ns(self) -> int:
+        self.now, self.stopped_s = self.now + self.stopped_s, 0.0
         return round((self.now + self.set_s) * 1e9)
 
 
@@ -168,6 +170,16 @@ def test_read_stamps_follow_a_system_clock_that_is_set(clock, set_s, start_stamp
         assert camera.actions_at(after[-1].stamp_ns) == expected
     step = round(set_s * 1e9) if start_stamp_ns < 0 and abs(set_s) > 1 else 0
     assert [frame.stamp_ns - before - step for frame in after] == [100_000_000, 200_000_000]
+
+
+def test_read_stop_of_the_process_is_no_clock_that_is_set(clock) -> None:
+    camera = SimulatedCamera(fps=10.0, **{**SMALL, "start_stamp_ns": -1})
+    clock.stopped_s = 10.0
+    with camera:
+        assert camera.read().stamp_ns == 110_000_000_000
+        clock.stopped_s = 10.0
+        assert camera.read().stamp_ns in (110_100_000_000, 120_000_000_000)
+        assert abs(camera.read().stamp_ns - clock.time_ns()) < 200_000_000
 
 
 def test_read_late_returns_newest_and_counts_drops(clock) -> None:

@@ -311,6 +311,7 @@ def test_motion_damaged_files_raise(small, tmp_path, name):
         ("utkinect", "actionLabel.txt", "walk: 1 2\n", "line 1: 'walk: 1 2' is no recording"),
         ("utkinect", "actionLabel.txt", "s01_e01\nfly: 1 2\n", "line 2: 'fly: 1 2' is no recording and no action"),
         ("utkinect", "actionLabel.txt", "s01_e01\nwalk: 9 2\n", "line 2: frames 9 to 2 are no span"),
+        ("utkinect", "actionLabel.txt", "s01_e01\nwalk: \u00b2 3\n", "line 2: frames \u00b2 to 3 are no span"),
         ("utkinect", "actionLabel.txt", "s11_e01\nwalk: 1 2\n", "lists 's11_e01', but UTKinect has subjects 1 to 10"),
         ("florence3d", "Florence_dataset_WorldCoordinates.txt", "1 1 1 " + "0.5 " * 44, "line 1 has 47 columns, exp"),
         ("florence3d", "Florence_dataset_WorldCoordinates.txt", "1 1 10 " + "5 " * 45, "action is 10, expected 1 to 9"),

@@ -235,6 +235,12 @@ def test_folder_recording_empty_folder_or_truncated_image_raises(tmp_path, data_
         frames_of(folder, intrinsics=F525, depth_scale=0.001)
 
 
+def test_image_files_other_digits_are_letters(tmp_path):
+    for name in ("1\u00b210.png", "1\u00b22.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
+    assert [file.name for file in image_files(tmp_path)] == ["1\u00b22.png", "1\u00b210.png"]
+
+
 def test_image_files_hidden_macos_files_ignored(tmp_path):
     small_folder(tmp_path, [("a_9.png", ""), ("a_10.png", "")])
     for name in ("._a_9.png", "._a_10.png"):

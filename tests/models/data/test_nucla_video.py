@@ -117,6 +117,9 @@ def test_nucla_frame_folders_give_skeletons_and_images_by_time(tmp_path):
     (folder / "fileList.txt").write_text("8 0 later\n")
     with pytest.raises(InputError, match="'8 0 later' has no frame and time"):
         source.read(entry)
+    (folder / "fileList.txt").write_text(f"8 0 {'9' * 300}\n")
+    with pytest.raises(InputError, match="has no frame and time"):
+        source.read(entry)
 
 
 def test_nucla_frame_folders_without_skeletons_are_no_items(tmp_path, caplog):

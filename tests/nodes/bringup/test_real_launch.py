@@ -119,6 +119,16 @@ def test_show_args_lists_every_argument_with_its_default(launched: Callable[...,
     assert defaults == dict.fromkeys(launching.ARGUMENTS, "") | launching.DEFAULTS | switches
 
 
+def test_launch_that_is_terminated_leaves_no_node(launched: Callable[..., Launched], peer: Peer) -> None:
+    """ros2 launch itself leaves its nodes at SIGTERM: they end with their parent."""
+    peer.subscribe(ActionLabel, topics.ACTION_LABEL)
+    run = launched("actrec", "recognize.launch.py", "driver:=simulated", SMALL)
+    run.wait_for(lambda: peer.received[topics.ACTION_LABEL])
+    nodes = psutil.Process(run.process.pid).children(recursive=True)
+    run.process.send_signal(signal.SIGTERM)
+    assert len(nodes) >= 3 and psutil.wait_procs(nodes, 30)[1] == [], run.output
+
+
 def test_launch_default_graph_labels_and_ends_cleanly(launched: Callable[..., Launched], peer: Peer) -> None:
     peer.subscribe(ActionLabel, topics.ACTION_LABEL)
     run = launched("actrec", "recognize.launch.py", "driver:=simulated")

@@ -15,6 +15,7 @@ import cv2
 import pytest
 
 from actrec.visualization.contact_sheet import TILE_PX
+from actrec_nodes import executables
 from actrec_nodes.bringup import processes, run
 from actrec_nodes.bringup.supervisor import RESPAWNS
 
@@ -136,3 +137,12 @@ def test_executables_are_there() -> None:
     entries = metadata.distribution("actrec").entry_points
     assert {"skeleton_node", "record_node", "graph"} <= {entry.name for entry in entries}
     assert [entry.name for entry in entries if not callable(entry.load())] == []
+    targets = {f"actrec_nodes.executables:{name}" for name in ("node", "record", "graph")}
+    assert {entry.value for entry in entries if entry.name != "actrec"} == targets
+
+
+def test_executable_handles_interrupts_itself_after_its_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: list[Any] = []
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(processes, "main", lambda: handlers.append(signal.getsignal(signal.SIGINT)) or 7)
+    assert executables.node() == 7 and handlers == [before]

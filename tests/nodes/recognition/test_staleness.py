@@ -108,6 +108,22 @@ def test_frame_ages_clock_that_is_set_is_noticed_once(set_s: float) -> None:
     assert clock.stream(0.2) and clock.ages.step_s == 0.0
 
 
+def test_frame_ages_stop_between_two_clocks_is_no_setting() -> None:
+    clock = Time()
+    clock.stream(1.0)
+    read = clock.ages._clock_ns
+
+    def stopped() -> int:
+        clock.ages._clock_ns, clock.now_s = read, clock.now_s + 10.0
+        return read()
+
+    clock.ages._clock_ns = stopped
+    for _ in range(2):
+        clock.receive()
+        assert clock.ages.step_s == 0.0
+        clock.now_s += PERIOD_S
+
+
 def test_frame_ages_of_publisher_stopped_are_by_stamp() -> None:
     """Its first frames after the stop are from before it; here at 6 Hz."""
     clock = Time()
