@@ -128,6 +128,7 @@ EXTRAS = {
         "py_trees>=2.2",
         "pre-commit",
         f"tensorrt-cu13-bindings>=10.16; {CUDA} and python_version < '3.14'",
+        f"nvidia-cuda-nvrtc-cu12>=12.4; {CUDA}",
         *RTX,
     ],
     "rtx": [*RTX],

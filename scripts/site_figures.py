@@ -157,6 +157,7 @@ FAULTS = {
     "kill_graph, all nodes": "SIGKILL of all processes",
     "replug, realsense": "RealSense unplugged", "replug, azure_kinect": "Azure Kinect unplugged",
     **{f"stop, {name}": f"SIGSTOP of {name}, 10 s" for name in NODES},
+    **{f"stop_unwatched, {name}": f"the same, {name} not replaced" for name in NODES},
 }  # fmt: skip
 FAULT_COLUMNS = {
     "labels back, p50": "back p50, s", "labels back, p95": "p95, s", "labels back, maximum": "maximum, s",

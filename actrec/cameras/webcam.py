@@ -176,6 +176,8 @@ class WebcamCamera(Camera):
                 milliseconds = round(1000 * c.open_timeout_s)
                 timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
                 path = str(expanded(source)) if self.is_file else source
+                if not _is_utf8(path):  # OpenCV ends the process
+                    raise DeviceError(f"the {self.name} has a name that is not UTF-8: rename it, or use driver replay")
                 capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [] if self.is_file else timeouts)
         finally:
             log.setLogLevel(log_level)
@@ -344,3 +346,11 @@ def _set_side(capture: Any, width: int, height: int) -> None:
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height or down)
         if int(capture.get(side)) == (width or height):
             return
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

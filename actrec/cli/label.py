@@ -121,18 +121,23 @@ def run(args: argparse.Namespace) -> int:
     """Label a recording; also after Ctrl-C or an error on the way, write the results so far."""
     outputs = [path for path in (args.out, args.csv, args.windows) if path is not None]
     check_outputs(args.recording, outputs)
-    result = label(args)
+    with contextlib.ExitStack() as writing:  # Ctrl-C ends the work, and loses no result while they are written
+        return write(args, outputs, label(args, writing))
+
+
+def write(args: argparse.Namespace, outputs: Sequence[Path], result: Result) -> int:
+    """Write and print the results; return the exit status."""
     result.events.sort(key=lambda event: event.start_ns)
     events, windows = [*map(result.event, result.events)], [*map(result.window, result.windows)]
     problems = [result.problem] if result.problem else []
-    outputs = [path for path in outputs if path is not args.out or result.has_video]
+    written = [path for path in outputs if path is not args.out or result.has_video]
     for path, columns, rows in ((args.csv, EVENT_COLUMNS, events), (args.windows, WINDOW_COLUMNS, windows)):
         try:
             if path is not None:
                 write_csv(path, columns, rows)
         except DeviceError as error:  # the other results are not lost
             problems.append(str(error))
-            outputs.remove(path)
+            written.remove(path)
     figures = {
         "frames": result.frames,
         "seconds": round(result.seconds, 3),
@@ -142,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         "model": args.model,
         "codec": result.codec,
         "interrupted": result.is_interrupted,
-        "written": [*map(str, outputs)],
+        "written": [*map(str, written)],
     }
     print(json.dumps({"events": events, **figures}) if args.json else table(events, figures))
     until = f"{result.seconds:.1f} of {result.whole_s:.1f} s: the results are of this part"
@@ -160,7 +165,7 @@ def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
 
     Raises:
         ConfigError: An output is the recording itself, or two outputs are one file.
-        DeviceError: An output is a folder, or its folder cannot be written.
+        DeviceError: An output is no file, or its folder cannot be written.
     """
     taken = [recording.expanduser().absolute()]
     for path in outputs:
@@ -168,8 +173,9 @@ def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
         if any(_is_same(whole, other) for other in taken):
             raise ConfigError(f"'{path}' is given twice, as an output and as another file: name another file")
         taken.append(whole)
-        cause = "it is a folder" if os.path.isdir(whole) else folders.problem(whole.parent)
-        if cause:
+        is_odd = os.path.exists(whole) and not os.path.isfile(whole)
+        cause = "it is a folder" if os.path.isdir(whole) else "a pipe or a device, not a file" if is_odd else ""
+        if cause := cause or folders.problem(whole.parent):
             raise DeviceError(f"cannot write '{path}' ({cause}): name another file")
 
 
@@ -182,8 +188,13 @@ def _is_same(one: Path, other: Path) -> bool:
     return False
 
 
-def label(args: argparse.Namespace) -> Result:
-    """Recognize the people in a recording, and write the labeled video."""
+def label(args: argparse.Namespace, writing: contextlib.ExitStack) -> Result:
+    """Recognize the people in a recording, and write the labeled video.
+
+    Args:
+        args: Of the command.
+        writing: Keeps Ctrl-C from ending the process, from the first frame until it is closed.
+    """
     from actrec.cameras.replay import Decoder
     from actrec.recognition import RecognitionConfig
     from actrec.recognition.offline import OfflineRecognizer
@@ -214,7 +225,8 @@ def label(args: argparse.Namespace) -> Result:
         result = Result(is_measured, first.stamp_ns, worker.recognizer.config.events.evidence_s or window_s)
         began = time.monotonic()
         result.whole_s = min(recording.duration_s, args.duration or recording.duration_s)
-        with interruptible() as stopped, bar(result.whole_s) as advance, kept_so_far(result):
+        stopped = writing.enter_context(interruptible())
+        with bar(result.whole_s) as advance, kept_so_far(result):
             for number, frame in enumerate(frames(decoder)):
                 if stopped.is_set():
                     break
@@ -228,6 +240,8 @@ def label(args: argparse.Namespace) -> Result:
                     result.has_video = False
                     video.add(labeled)
                     result.has_video = True
+        if stopped.is_set() and not result.frames:
+            raise KeyboardInterrupt  # there is nothing to write: earlier files stay
         result.is_interrupted = stopped.is_set()
         result.events += [event for event in worker.finish() if event.kind == "ended"]
         if video is not None:

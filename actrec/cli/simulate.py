@@ -63,14 +63,14 @@ def run(args: argparse.Namespace) -> int:
         seconds = min(camera.config.duration or np.inf, camera.scene.duration)
         if not np.isfinite(seconds):
             raise ConfigError("a script that is repeated does not end: give --seconds")
+        if args.preview:  # first: an earlier recording is deleted only if the video can be written
+            from actrec.recordings.video import PreviewWriter
+
+            writers.append(stack.enter_context(contextlib.closing(PreviewWriter(expanded(args.preview)))))
         if args.out:
             up = camera.scene.camera.up if camera.config.gravity else None
             folder = FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite, up)
             writers.append(stack.enter_context(contextlib.closing(folder)))
-        if args.preview:
-            from actrec.recordings.video import PreviewWriter
-
-            writers.append(stack.enter_context(contextlib.closing(PreviewWriter(expanded(args.preview)))))
         frames = 0
         with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:
             with contextlib.suppress(EndOfStream):

@@ -51,11 +51,13 @@ def write(path: Path, tiles: Sequence[Tile]) -> None:
     """Write a sheet as an image file, whose ending gives its kind; raise DeviceError if that fails."""
     sheet = cv2.cvtColor(contact_sheet(tiles), cv2.COLOR_RGB2BGR)
     try:
-        written = cv2.imwrite(str(path), sheet)
+        if not path.suffix.isascii():
+            raise cv2.error
+        path.write_bytes(cv2.imencode(path.suffix, sheet)[1].tobytes())  # imwrite crashes if a name is not UTF-8
     except cv2.error:
         raise DeviceError(f"cannot write '{path}': name a file that ends in .jpg or .png") from None
-    if not written:
-        raise DeviceError(f"cannot write '{path}': check its folder and the free space")
+    except OSError as error:
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; check its folder and the free space") from error
 
 
 def _draw(tile: Tile) -> np.ndarray:

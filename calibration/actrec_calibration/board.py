@@ -182,6 +182,8 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
     suffix = path.suffix.lower()
     if suffix not in (".pdf", ".png"):
         raise ConfigError(f"'{path}' is neither .pdf nor .png: choose one of these suffixes")
+    if paper and suffix == ".png":
+        raise ConfigError("--paper is of a PDF: leave it out, or name a .pdf file")
     try:
         fpdf, pillow = importlib.import_module("fpdf"), importlib.import_module("PIL.Image")
     except ImportError as error:
@@ -208,10 +210,10 @@ def _pdf(board: Board, fpdf: Any, paper: tuple[float, float]) -> bytes:
         page.set_font("Helvetica", size=6)
         page.set_text_color(115)
         page.set_draw_color(115)
-        page.text(
-            left, caption, f"actrec: {board.describe()}. Print at 100 %, glue it flat, measure: this bar is 100 mm"
-        )
-        if board.size[0] >= RULER:
+        has_ruler = board.size[0] >= RULER
+        check = "measure: this bar is 100 mm" if has_ruler else "measure a square"
+        page.text(left, caption, f"actrec: {board.describe()}. Print at 100 %, glue it flat, {check}")
+        if has_ruler:
             end, y = left + 1000 * RULER, caption + 1.8
             page.set_line_width(0.18)
             page.line(left, y, end, y)

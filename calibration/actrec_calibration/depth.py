@@ -386,7 +386,10 @@ class _Problem:
             rms_color=rms(np.concatenate(color)),
             rms_infrared=rms(np.concatenate(infrared)),
             rows=residuals_by_distance(boards, with_depth, geometry, self.outline),
-            views=len(self.views),
+            views=sum(
+                (reading is not None and self.use_depth) or (view.infrared is not None and self.pose_size > 0)
+                for view, reading in zip(self.views, readings, strict=True)
+            ),
             rejected=self.rejected,
         )
 

@@ -250,7 +250,7 @@ def write_report(
     folders.write_file(
         folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode(), "choose another --report"
     )
-    folders.write_file(folder / "report.md", _page(figures).encode())
+    folders.write_file(folder / "report.md", _page(figures).encode(errors="replace"))  # a name may not be UTF-8
     save_image(folder / "coverage.png", _draw_coverage(result))
     for view, residual in zip(result.views, residuals, strict=True):
         drawn = _draw_residuals(load_image(view.name), view.detection.pixels, residual, gain)

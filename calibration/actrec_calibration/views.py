@@ -358,10 +358,19 @@ class ViewCollector:
 
 
 def images_until(read: ReadImage, stopped: threading.Event) -> Iterator[ColorImage]:
-    """Yield images until the stream ends, or `stopped` is set; raise DeviceError if none arrives."""
+    """Yield images until the stream ends, or `stopped` is set.
+
+    Raises:
+        DeviceError: None arrives.
+        KeyboardInterrupt: `stopped` is set before the first.
+    """
+    came = False
     with contextlib.suppress(EndOfStream):
         while not stopped.is_set():
-            yield read(READ_TIMEOUT_S)
+            image, came = read(READ_TIMEOUT_S), True
+            yield image
+    if stopped.is_set() and not came:
+        raise KeyboardInterrupt
 
 
 def collect_views(

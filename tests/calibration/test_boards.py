@@ -241,3 +241,11 @@ def test_write_large_board_chooses_larger_paper(tmp_path):
         board.write(Board.of(square=0.5, marker=0.3), tmp_path / "large.png")
     with pytest.raises(ConfigError, match="neither .pdf nor .png"):
         board.write(large, tmp_path / "large.svg")
+
+
+def test_write_pdf_names_a_bar_only_if_there_is_one(tmp_path):
+    for options, has_bar in (({}, True), ({"columns": 6, "rows": 4, "square": 0.015, "marker": 0.011}, False)):
+        board.write(Board.of(**options), tmp_path / "board.pdf")
+        data = (tmp_path / "board.pdf").read_bytes()
+        text = b"".join(map(zlib.decompress, re.findall(rb"stream\n(\x78.*?)\nendstream", data, re.DOTALL)))
+        assert (b"this bar is 100 mm" in text) is has_bar

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -337,3 +339,28 @@ def test_intrinsics_from_driver_saves_images(work_folder, capsys):
     assert status(["check", *source, "--serial", "0123", "--report", "report"]) == 0
     assert len(list((work_folder / "report/images").iterdir())) == 9, "the views of another run are apart"
     assert list((work_folder / "report/images_2").iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes there alone")
+def test_intrinsics_of_images_whose_names_are_not_utf8(images, work_folder):
+    (work_folder / "pictures").mkdir()
+    for number in range(16):
+        shutil.copy(images / f"{number}.png", work_folder / "pictures" / os.fsdecode(b"B\xfccher_%d.png" % number))
+    assert status(["intrinsics", "pictures", "--serial", "1"]) == 0
+    assert calibration_files.path_of("1", COLOR).is_file()
+    assert (work_folder / "calibration_1_color/report.md").is_file()
+
+
+def test_intrinsics_interrupted_before_the_first_image_does_not_blame_the_board(work_folder, monkeypatch, capsys):
+    def interrupted(topic, waiting):
+        signal.raise_signal(signal.SIGINT)
+        return nullcontext(lambda timeout_s: pytest.fail("reads after Ctrl-C"))
+
+    monkeypatch.setattr(lens, "open_topic", interrupted)
+    assert status(["intrinsics", "--topic", "camera/color/image_raw", "--serial", "1"]) == 130
+    assert "none of the images" not in capsys.readouterr().err
+
+
+def test_board_paper_of_an_image_is_refused(work_folder, capsys):
+    assert status(["board", "--out", "b.png", "--paper", "a4"]) == 2
+    assert "--paper is of a PDF" in capsys.readouterr().err

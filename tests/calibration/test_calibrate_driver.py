@@ -259,3 +259,15 @@ def test_floor_from_driver_writes_mount(camera, capsys):
         assert "no frame of 10 shows the board" in capsys.readouterr().err
     meters, degrees = pose_difference(calibration_files.load(camera.serial).mount.pose, room.camera)
     assert meters < 0.002 and degrees < 0.1
+
+
+def test_depth_registered_by_the_factory_is_not_corrected_by_files(camera, monkeypatch, capsys):
+    monkeypatch.setattr(views, "READ_TIMEOUT_S", 0.5)
+    geometry = calibration_files.DepthGeometry(np.eye(4), 1.004, 0.0)
+    path = calibration_files.path_of(camera.serial, DEPTH)
+    calibration_files.write_intrinsics(path, camera.views.depth, "depth", geometry)
+    source = ["--driver", "realsense", "--driver-option", "fps=15", "--driver-option", "calibration=factory"]
+    command = ["calibrate", "depth", *source, "--registered", "--overwrite", "--serial", camera.serial, *ARGUMENTS]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "corrected already" not in error and "sent no frame within 0.5 s" in error

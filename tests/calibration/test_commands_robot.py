@@ -321,6 +321,8 @@ def test_calibrate_impossible_number_exits_with_two(words, message, tmp_path, mo
         ("depth --driver realsense --unit 0.0001", "--unit cannot be used with --driver"),
         ("depth --driver realsense --color-intrinsics a.yaml --depth-intrinsics b.yaml",
          "--color-intrinsics, --depth-intrinsics cannot be used with --driver"),
+        ("depth --driver realsense --registered --driver-option register=false",
+         "--registered is for registered depth: omit the driver option 'register'"),
         ("depth views --views 20 --keep kept", "--views, --keep cannot be used with a FOLDER"),
         ("floor --driver realsense --color-intrinsics a.yaml", "--color-intrinsics cannot be used with --driver"),
         ("floor views --frames 5", "--frames cannot be used with a FOLDER"),

@@ -150,3 +150,12 @@ def test_calibrate_unusable_views_are_refused():
     assert chessboard.ambiguous
     with pytest.raises(InputError, match="4 are needed|half a turn"):
         calibrate(chessboard, views, _cameras(rig))
+
+
+def test_calibrate_view_left_out_is_not_counted():
+    rig = simulated.kinect(bias=0.006)
+    rig = simulated.Rig(rig.color, rig.color, np.eye(4), 1.0, 0.006)
+    pairs = simulated.simulate_rgbd_views(BOARD, rig, 10, seed=5, infrared=False)
+    pairs[4] = RgbdView(pairs[4].name, pairs[4].color, np.full_like(pairs[4].depth, np.nan))
+    found = calibrate(BOARD, pairs, CameraPair(rig.color, rig.color, np.eye(4)), "bias")
+    assert list(found.rejected) == ["4.png"] and found.views == 9

@@ -137,6 +137,8 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
 def run_depth(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_depth.yaml."""
     _check_source(args, "views keep", "color_intrinsics depth_intrinsics unit")
+    if args.registered and driver_options(args).get("register") is False:
+        raise ConfigError("--registered is for registered depth: omit the driver option 'register'")
     board, path = lens.board_of(args), calibration_files.path_of(args.serial, DEPTH)
     known = _known(args, path)
     if args.driver and not lens.driver_accepts(args.driver, "register"):
@@ -186,6 +188,8 @@ def _known(args: argparse.Namespace, path: Path) -> CameraFiles:
 
     New extrinsics replace the depth file `path`: a part of it that is damaged is None then.
     """
+    if args.driver and driver_options(args).get("calibration") == "factory":  # the driver ignores the files
+        return CameraFiles(args.serial)
     if args.overwrite and not args.registered:
         color = calibration_files.load(args.serial, parts=(COLOR,)).color
         depth, geometry = lens.kept(path, calibration_files.from_yaml), lens.kept(path, read_geometry)
@@ -207,8 +211,6 @@ def _depth_from_driver(args: argparse.Namespace, board: Any, known: CameraFiles)
     """Collect and save views of a running camera; its own calibration replaces missing files."""
     module, found = load("views"), list[Any]()
     folder = module.new_folder(Path(f"depth_{args.serial}"), args.keep)
-    if driver_options(args).get("calibration") == "factory":
-        known = CameraFiles(args.serial)
     options = lens.driver_settings(args, use_files=args.registered)
     if not args.registered:
         options["register"] = False
@@ -365,7 +367,7 @@ def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Int
         collector = hand_eye.HandEyeCollector(board, pose_at, hand_config, folder)
         with lens.name_saved_views(collector.views, folder):
             views, camera = hand_eye.collect(read, collector, stopped, known, log)
-    log(f"{len(views)} views, saved in '{folder}' with {hand_eye.POSES_FILE}")
+    log(f"{len(views)} views, saved in '{folder}' with {hand_eye.POSES_FILE}" if views else "no views")
     if camera is None:
         raise InputError("no image arrived: the camera is unknown")
     return views, camera

@@ -1,6 +1,7 @@
 """The webcam driver on video files and on a local HTTP stream that slows down, stalls or ends."""
 
 import logging
+import os
 import socket
 import socketserver
 import threading
@@ -339,3 +340,11 @@ def test_webcam_names_rate_and_format_that_the_device_does_not_take(monkeypatch,
     with WebcamCamera(source="rtsp://camera/stream", fps=5.0):
         pass
     assert "comes at its own rate: fps and fourcc are of devices" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes there alone")
+def test_webcam_video_whose_name_is_not_utf8_is_refused(tmp_path) -> None:
+    file = tmp_path / os.fsdecode(b"B\xfccher.mp4")
+    file.write_bytes(b"x")
+    with pytest.raises(DeviceError, match="not UTF-8: rename it"), WebcamCamera(source=str(file)):
+        pass

@@ -365,3 +365,37 @@ def test_label_video_of_a_camcorder(tmp_path, capsys) -> None:
 def test_status_lines_fit_the_terminal(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert [len(to_width(text)) for text in ("short", "long" * 50)] == [79, 79]
+
+
+def test_label_interrupted_after_the_last_frame_loses_nothing(some_images, tmp_path, capsys, monkeypatch) -> None:
+    finish = OfflineRecognizer.finish
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return finish(self)
+
+    monkeypatch.setattr(OfflineRecognizer, "finish", interrupted)
+    files = ["--csv", str(tmp_path / "e.csv"), "--recording", "hfov_deg=60", "--json"]
+    assert main(["label", str(some_images), *files]) == 0
+    assert (tmp_path / "e.csv").is_file() and json.loads(capsys.readouterr().out)["frames"] == 6
+
+
+def test_label_interrupted_before_the_first_frame_keeps_an_earlier_table(some_images, tmp_path, monkeypatch) -> None:
+    @contextlib.contextmanager
+    def interrupted(seconds):
+        os.kill(os.getpid(), signal.SIGINT)
+        yield lambda to: None
+
+    monkeypatch.setattr("actrec.cli.label.bar", interrupted)
+    (tmp_path / "e.csv").write_text("earlier")
+    assert main(["label", str(some_images), "--csv", str(tmp_path / "e.csv"), "--recording", "hfov_deg=60"]) == 130
+    assert (tmp_path / "e.csv").read_text() == "earlier"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+@pytest.mark.parametrize("option", ["--csv", "--windows"])
+def test_label_output_that_is_a_pipe_is_refused_before_the_work(tmp_path, capsys, option) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["label", str(empty_video(tmp_path / "video.mp4")), option, str(tmp_path / "pipe")]) == 1
+    said = capsys.readouterr()
+    assert "a pipe or a device" in said.err and "frames" not in said.out

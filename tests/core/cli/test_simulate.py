@@ -172,3 +172,11 @@ def test_measure_renderer_covers_all_cases() -> None:
         (2, "on"),
     ]
     assert all(row["fps_of_one_core"] > 0 for row in figures["renderer"])
+
+
+def test_simulate_refused_preview_keeps_the_earlier_recording(tmp_path) -> None:
+    out = ["simulate", "--seconds", "0.2", "--out", str(tmp_path / "wave"), *SMALL]
+    assert main(out) == 0
+    assert main([*out, "--overwrite", "--preview", str(tmp_path / "x.what")]) == 1
+    with open_recording(tmp_path / "wave") as recording:
+        assert len(list(recording.frames())) == 2

@@ -1,5 +1,6 @@
 """A sheet of annotated images with text."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -47,3 +48,11 @@ def test_write_file_has_the_sheet_in_true_colors(tmp_path: Path) -> None:
 def test_write_impossible_file_raises_device_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(DeviceError, match="cannot write .*sheet"):
         write(tmp_path / name, [tile()])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes there alone")
+def test_write_into_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"B\xfccher")
+    folder.mkdir()
+    write(folder / "sheet.png", [tile()])
+    assert (folder / "sheet.png").read_bytes().startswith(b"\x89PNG")
