@@ -18,7 +18,7 @@ from actrec.utils.registry import Registry
 
 __all__ = [
     "DATASETS", "PARTS", "Clip", "ClipDataset", "Entry", "PreparedDataset", "Source", "SourceDataset", "create",
-    "create_unknown", "find_duplicates", "folder", "folds", "is_store", "source",
+    "create_unknown", "find_copies", "find_duplicates", "folder", "folds", "is_store", "source",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -226,6 +226,21 @@ def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> 
         names[index]: others[known[digest]]
         for index, digest in _digests(clips)
         if digest in known and _same(clips, index, known_clips, known[digest])
+    }
+
+
+def find_copies(clips: ClipDataset) -> dict[str, str]:
+    """Find the clips whose joints equal the joints of an earlier clip; unreadable ones as in `find_duplicates`.
+
+    Returns:
+        The name of the first equal clip, by the name of each later one.
+    """
+    first: dict[bytes, int] = {}
+    names = clips.names
+    return {
+        names[index]: names[first[digest]]
+        for index, digest in _digests(clips)
+        if first.setdefault(digest, index) != index and _same(clips, index, clips, first[digest])
     }
 
 

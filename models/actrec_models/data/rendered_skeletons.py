@@ -233,7 +233,8 @@ def estimate_all(
     options = fps, cameras, has_depth, cpu_precision
     results = []
     if unfinished is not None:
-        items = [[clips.names[::every], clips.labels[::every].tolist()] for clips in parts]
+        parts_of = [clips.subset(range(0, len(clips), every)) for clips in parts]
+        items = [[part.names, part.labels.tolist(), part.fingerprint()] for part in parts_of]
         key = hashlib.sha256(json.dumps([__version__, layout, options, items]).encode()).hexdigest()
         results = _resume(unfinished, key, layout)
     rest = list(enumerate(chosen))[len(results) :]

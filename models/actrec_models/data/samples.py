@@ -354,6 +354,8 @@ def describe_missing(model: str, clips: ClipDataset, specs: Iterable[InputSpec],
 
     `estimation` has more settings of `actrec prepare`, for streams that it estimates.
     """
+    if not len(clips):  # reported when it is scored
+        return ""
     needed = sorted(stream for stream, required in features.streams(specs).items() if required)
     lacking = {stream: names for stream in needed if stream != "bodies" and (names := clips.lacking(stream))}
     if not lacking:
@@ -409,10 +411,12 @@ def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
 def unused_augmentation(specs: list[InputSpec], recipe: DataRecipe, made: Collection[str] | None = None) -> str:
     """Return a warning about settings that vary bodies alone, for a network that takes more; empty without any."""
     bodies_alone = set(features.streams(specs)) == {"bodies"}
-    if not recipe.augment or (bodies_alone and (_joints_and_bones(specs) or specs[0].layout == "hand_22")):
+    if not recipe.augment or (bodies_alone and _joints_and_bones(specs)):
         return ""
     ours, default = recipe.check(), data_augmentation.Augmentation()
-    if bodies_alone:
+    if bodies_alone and specs[0].layout == "hand_22":
+        known, more = {"exchange", "smoothed"}, "they vary bodies, not hands"
+    elif bodies_alone:
         known, more = {"turn_deg", "size"}, "they vary networks of joints and bones alone"
     else:
         used = {"speed", *(("cut", "hold_s") if recipe.clips in ("live", "stretched") else ())}
@@ -441,6 +445,13 @@ def check_streams(
             f"clips of the background hold no {', '.join(lacking)}, which {recipe.model} takes: name another "
             "unknown_dataset, or set background to 0"
         )
+    if background is not None and "flow" in streams:
+        other = identity.differing(clips.scene_flow, background.scene_flow)
+        if name := next((name for name in identity.SETTINGS if name in other), ""):
+            raise ConfigError(
+                f"clips of the background have scene flow of {name} {background.scene_flow[name]}, the classes' of "
+                f"{other[name]}: prepare both alike, or set background to 0"
+            )
     if missing := describe_missing(recipe.model, clips, specs, _flow_settings(recipe)):
         raise ConfigError(f"dataset '{recipe.dataset}': {missing}")
     check_scene_flow(clips, specs, recipe)

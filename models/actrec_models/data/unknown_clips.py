@@ -35,8 +35,9 @@ class UnknownClips:
 
     def read(self) -> ClipDataset:
         """Read the clips; the user's recordings labeled `unknown` have label −1."""
-        classes = self.clips[0][0].classes if self.clips else ()
-        read = ClipDataset([clips[index] for clips, index in self.clips], classes)
+        first = self.clips[0][0] if self.clips else ClipDataset([], ())
+        read = ClipDataset([clips[index] for clips, index in self.clips], first.classes, first.layout)
+        read.scene_flow = first.scene_flow
         rows = zip(read.entries, self._recordings(), strict=True)
         read.entries = [replace(entry, meta={IDENTITY: recording} if recording else {}) for entry, recording in rows]
         return read

@@ -1,7 +1,8 @@
 """Accuracy of a model on the datasets of `everyday`, above all on the ones that it was not trained on.
 
 Labels of a model are compared as classes of `everyday`: "pick up with one hand" of N-UCLA is a "pick up". A clip whose
-class no label of the model has is another action, which the model should reject.
+class no label of the model has is another action, which the model should reject. Copies of a clip count once, and not
+at all if the clip is in the part that trained the model or on which its thresholds were chosen.
 """
 
 import dataclasses
@@ -156,11 +157,37 @@ def other_epochs(packages: Sequence[ModelPackage], base: ModelPackage) -> str:
 
 
 def shared_clips(data_root: str, share: Share, options: Mapping[str, Any]) -> tuple[SourceDataset, np.ndarray]:
-    """Return the clips of a share, and their classes [N] of `everyday`, or `unknown`."""
+    """Return the clips of a share without copies, and their classes [N] of `everyday`, or `unknown`."""
     source = Everyday(data_root, **{**options, "sets": [share.name]})
-    entries = [entry for entry in [*source.entries(), *source.unknown_entries()] if share.has(entry)]
+    known, unknown = _distinct(source, share)
+    entries = [*known, *unknown]
     truth = [source.classes[entry.label] if entry.label >= 0 else UNKNOWN for entry in entries]
     return SourceDataset(source, entries), np.array(truth)
+
+
+def _distinct(source: Everyday, share: Share) -> tuple[list[Entry], list[Entry]]:
+    """Return the items of a share in a class, and the unknown ones; of clips with the same joints only the first's.
+
+    A test part has no copy of a clip of the other part.
+    """
+    merged = source.source(share.name)
+    copies = datasets.find_copies(SourceDataset(merged, merged.entries()))
+    first = {f"{share.name}/{name}": f"{share.name}/{original}" for name, original in copies.items()}
+    parts = source.entries(), source.unknown_entries()
+    kept: dict[str, str] = {}  # the clip that counts, by the first with its joints; "" for one of the other part
+    for entry in (entry for part in parts for entry in part):
+        name = entry.name.split("#")[0]  # all items of a clip
+        if share.has(entry):
+            kept.setdefault(first.get(name, name), name)
+        elif share.part == "test":
+            kept[first.get(name, name)] = ""
+
+    def counts(entry: Entry) -> bool:
+        name = entry.name.split("#")[0]
+        return share.has(entry) and kept[first.get(name, name)] == name
+
+    known, unknown = ([entry for entry in part if counts(entry)] for part in parts)
+    return known, unknown
 
 
 def _own_names(source: Source, share: Share) -> dict[str, str]:
@@ -228,7 +255,7 @@ def recordings(
 ) -> list[ActionStream]:  # fmt: skip
     """Return one recording for each of some people of a set, with actions in classes of `everyday` or by own names.
 
-    CAD-60's clips, a long activity each, are recordings of their own.
+    No clip is in them twice (`shared_clips`). CAD-60's clips, a long activity each, are recordings of their own.
 
     Args:
         options: Fields of `EverydayConfig`.
@@ -236,10 +263,7 @@ def recordings(
     """
     source = Everyday(data_root, **{**options, "sets": [share.name], "trim": False})
     names = _own_names(source, share)
-    known, unknown = (
-        SourceDataset(source, [entry for entry in entries if share.has(entry)])
-        for entries in (source.entries(), source.unknown_entries())
-    )
+    known, unknown = (SourceDataset(source, entries) for entries in _distinct(source, share))
     if share.name == "cad60":
         labels = [*(known.classes[label] for label in known.labels), *[UNKNOWN] * len(unknown)]
         found = [part[index] for part in (known, unknown) for index in range(len(part))]

@@ -173,8 +173,8 @@ def _score_unknown(
             continue
         try:
             scores = score(model.session, clips[fold], mode)
-        except InputError as error:
-            if not skip_unreadable:
+        except (InputError, ConfigError) as error:  # the latter if they lack a stream
+            if isinstance(error, InputError) and not skip_unreadable:
                 raise
             rejections.append(None)  # the results of the other clips stay valid
             notes.append(f"{model.name}: rejection of recordings labeled unknown is not measured: {error}")

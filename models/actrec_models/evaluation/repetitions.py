@@ -182,12 +182,16 @@ def train(
         write_file(folders[number] / FIGURES, (json.dumps(content, indent=2) + "\n").encode())
         logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
 
+    if not resume:  # a stopped new run must not go on with an earlier one's
+        stages = {n: enumerate(runs[n].plan()[:-1], start=1) for n in wanted}
+        of_stages = [folders[n] / f"stage_{k}_{stage.title}" for n in wanted for k, stage in stages[n]]
+        trainer.delete_checkpoints([*of_stages, *folders.values()], options.get("init", ()))
+        for folder in folders.values() if first else ():
+            (folder / FIGURES).unlink(missing_ok=True)
     trained: dict[int, Path] = {}
     for number in wanted:
         if number in results:
             continue
-        if not resume:
-            (folders[number] / FIGURES).unlink(missing_ok=True)
         own, folder = runs[number], folders[number]
         trained[number] = trainer.train(own, data_root, folder, root=root, resume=resume, progress=progress, **options)
         if alone:

@@ -195,9 +195,12 @@ def with_evaluation(
             fitted, described = rejection.calibrate(recipe, session, *roots)
         chosen = fitted.for_package(described)
         figures = {name: figure for name, figure in figures.items() if name not in _REJECTION_FIGURES}
-        if "recordings" in figures:  # a later evaluation must not count the recordings of the rejection as new
+        # A later evaluation must not count the recordings of the rejection as new. Of older packages of the user's own
+        # recordings, the ones that trained are unknown.
+        if not left_out and ("recordings" in figures or recipe.dataset != "folder"):
             used = rejection.calibration_recordings(recipe, session.package.labels, *roots)
-            figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *used]))
+            if known := list(dict.fromkeys([*figures.get("recordings", ()), *used])):
+                figures["recordings"] = known
         if len(test):
             unknown = rejection.unknown_logits(recipe, session, roots[0], "test", roots[1])
             judged = logits if rejection.clip_mode(recipe) == recipe.clips else live  # as the threshold was chosen

@@ -191,12 +191,13 @@ def fuse(
                 )  # fmt: skip
     options = ["--fuse", method, "--weights", *(f"{share:g}" for share in shares), "--out", str(folder)]
     summed = "softmaxes" if method == "softmax" else "logits"
+    has_background = all(stream.recipe is not None and stream.recipe.background for stream in streams)
     draft = dataclasses.replace(
         streams[0].description,
         family=" + ".join(dict.fromkeys(stream.description.family for stream in streams)),
         variant=f"{len(streams)} networks, {summed} added " + " : ".join(f"{share:.3g}" for share in shares),
         inputs=inputs,
-        rejection=package.Rejection(),
+        rejection=package.Rejection(background=0.0 if has_background else None),  # until one is chosen
         events=package.EventThresholds(),
         provenance=_provenance(streams, recipe, shares, shlex.join(options)),
         float16=None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actrec import features
+from actrec.datasets import find_copies, find_duplicates
 from actrec.datasets.base import ClipDataset
 from actrec.features.specs import InputSpec
 from actrec.inference import package
@@ -190,7 +191,9 @@ def _unknown_dataset_obstacle(recipe: Recipe, specs: list[InputSpec], classes: S
     if foreign := sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"}):
         return f"the network takes {foreign[0]}, {recipe.unknown_dataset} contains {CANONICAL}"
     try:
-        unknown_clips.load(recipe, classes, data_root, "train")
+        held = unknown_clips.load(recipe, classes, data_root, "train").clips[0][0].layout
+        if held not in (CANONICAL, *(spec.layout for spec in bodies)):
+            return f"the network takes {bodies[0].layout}, {recipe.unknown_dataset} contains {held}"
     except ActrecError as error:  # trained by an older version, or with other files
         return str(error)
     return ""
@@ -299,7 +302,8 @@ def clip_mode(recipe: Recipe) -> str:
 def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, root: str = "") -> np.ndarray:
     """Return the logits [K, classes] of other actions: the dataset's recordings labeled unknown, or another dataset.
 
-    Clips of the unknown dataset whose action is among the classes are excluded. A network of hands gets the bodies'
+    Clips of the unknown dataset whose action is among the classes are excluded, and from the test part copies of the
+    training part's clips, on which the threshold is chosen, and of one another. A network of hands gets the bodies'
     right hands, with poses from the recipe's own dataset (`hands_from_bodies`).
 
     Raises:
@@ -307,11 +311,19 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     """
     if part == "train" and len(held := held_background(recipe, data_root, root)):
         return np.asarray(evaluation.score(session, held, clip_mode(recipe)).logits)
-    clips: ClipDataset = recipe.unknown_clips(data_root, part, root)
-    if not len(recipe.unknown_clips(data_root, "train", root)):
-        clips = unknown_clips.load(recipe, session.package.labels, data_root, part).read()
-        if body_layout(session.package) == "hand_22":
-            clips = hands_from_bodies(clips, recipe.dataset_part(data_root, part, root))
+    has_own = len(recipe.unknown_clips(data_root, "train", root)) > 0
+
+    def load(part: str) -> ClipDataset:
+        if has_own:
+            return recipe.unknown_clips(data_root, part, root)
+        return unknown_clips.load(recipe, session.package.labels, data_root, part).read()
+
+    clips = load(part)
+    if part == "test" and len(clips):
+        copies = find_duplicates(clips, lambda: load("train")).keys() | find_copies(clips).keys()
+        clips = clips.subset([index for index, name in enumerate(clips.names) if name not in copies])
+    if not has_own and body_layout(session.package) == "hand_22" and clips.layout != "hand_22":
+        clips = hands_from_bodies(clips, recipe.dataset_part(data_root, part, root))
     if not len(clips):
         return np.zeros((0, len(session.package.labels)), np.float32)
     logits: np.ndarray = evaluation.score(session, clips, clip_mode(recipe)).logits

@@ -303,7 +303,7 @@ class TrainingRun:
                     own = self.completed(recipe.for_stage(stage)) if stage.model else recipe
                     checkpoints.check_same_run(found, own, self.fingerprint, self.init)
         else:
-            _delete_checkpoints(folders, init)
+            delete_checkpoints(folders, init)
         random_state, before, kept, init_saved = torch.get_rng_state(), 0, out / checkpoints.LAST, False
         for stage, folder in zip(plan, folders, strict=True):
             given = init or (init_saved and not stage.model)
@@ -484,7 +484,7 @@ def _has_batch_norm(module: RecognitionModule) -> bool:
     return any(isinstance(part, _BatchNorm) for part in module.network.modules())
 
 
-def _delete_checkpoints(folders: Sequence[Path], init: Sequence[Path]) -> None:
+def delete_checkpoints(folders: Sequence[Path], init: Sequence[Path]) -> None:
     """Delete an earlier run's checkpoints of all stages: a stopped new run must not resume from them."""
     names = checkpoints.LAST, checkpoints.PREVIOUS, checkpoints.BEST
     files = [folder / name for folder in folders for name in names]

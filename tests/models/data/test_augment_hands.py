@@ -11,7 +11,7 @@ from actrec.skeleton.layouts import HAND_22
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data.augmentation import Augmentation, augment_hands, names_side
-from actrec_models.data.samples import check_streams
+from actrec_models.data.samples import check_streams, unused_augmentation
 from actrec_models.networks import create
 from actrec_models.training import recipe
 
@@ -174,3 +174,11 @@ def test_augmentation_joint_missing_in_all_frames_keeps_other_joints(hands):
         without_joint[:, :, joint] = np.nan
         augmented = augment_hands(without_joint, Augmentation(missing=0.0), np.random.default_rng(1))
         np.testing.assert_array_equal(np.isnan(augmented), np.isnan(without_joint))
+
+
+def test_augmentation_of_bodies_does_nothing_for_hands():
+    specs = create("sem_net", num_classes=2, layout="hand_22").input_specs
+    changes = {"exchange": 0.5, "smoothed": 0.3, "reach": 0.2}
+    settings = config.build(recipe.Recipe, {"model": "sem_net", "augmentation": changes})
+    assert unused_augmentation(specs, settings).startswith("augmentation: exchange, smoothed does nothing")
+    assert not unused_augmentation(specs, config.build(recipe.Recipe, {"model": "sem_net"}))

@@ -9,7 +9,7 @@ import pytest
 from actrec import datasets
 from actrec import datasets as module
 from actrec.cli import main
-from actrec.datasets import find_duplicates
+from actrec.datasets import find_copies, find_duplicates
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.datasets.store import PreparedDataset
 from actrec.inference import zoo
@@ -58,6 +58,14 @@ def test_find_duplicates_identical_joints_found():
     similar = np.nextafter(np.float32(2), np.float32(3))
     training = ClipDataset([clip("c", similar), clip("d", 1), clip("e", 1), clip("empty", np.nan)], ("one",))
     assert find_duplicates(test, lambda: training) == {"a": "d"}
+
+
+def test_find_copies_name_the_first_clip_with_the_same_joints():
+    similar = np.nextafter(np.float32(2), np.float32(3))
+    clips = [clip("a", 1), clip("b", 2), clip("c", 1), clip("d", similar), clip("e", 1), clip("f", 2)]
+    empty = [clip("no_body", np.nan), clip("empty", np.nan)]
+    assert find_copies(ClipDataset([*clips, *empty], ("one",))) == {"c": "a", "e": "a", "f": "b"}
+    assert find_copies(Unreadable(clips, ("one",))) == {"e": "c", "f": "b"}, "the first clip cannot be read"
 
 
 def test_find_duplicates_unreadable_or_missing_clip_ignored(monkeypatch):

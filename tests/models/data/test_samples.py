@@ -21,7 +21,7 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.data import augmentation
 from actrec_models.data.augmentation import Augmentation
-from actrec_models.data.samples import Samples, check_streams, unused_augmentation
+from actrec_models.data.samples import Samples, check_streams, describe_missing, unused_augmentation
 from actrec_models.training.recipe import Recipe
 from tests.models.small import SMALL
 
@@ -204,3 +204,8 @@ def test_samples_crops_match_live_crops():
             feature: Any = features.feature(spec.modality)
             expected = feature.finish(np.stack([feature.observe(view, spec) for view in views]), spec)
             np.testing.assert_array_equal(found[spec.name], expected)
+
+
+def test_streams_of_an_empty_part_are_not_missing():
+    specs = actrec_models.networks.create("p_i3d", num_classes=2, **SMALL["p_i3d"]).input_specs
+    assert describe_missing("p_i3d", ClipDataset([], ("a", "b")), specs) == ""

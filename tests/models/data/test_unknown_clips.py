@@ -1,9 +1,10 @@
 """Clips of unknown actions; an unusable unknown dataset raises before the training starts."""
 
+import numpy as np
 import pytest
 
 from actrec import datasets as core_datasets
-from actrec.datasets.base import ClipDataset
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import unknown_clips
@@ -95,3 +96,12 @@ def test_load_unreadable_unknown_dataset_raises(tmp_path):
         unknown_clips.load(recipe(), ("sway", "stretch"), str(tmp_path), "train")
     with pytest.raises(ConfigError, match="unknown_options cannot set 'part'"):
         recipe(unknown_options={"part": "test"}).check()
+
+
+def test_unknown_clips_keep_layout_and_scene_flow(datasets, monkeypatch, tmp_path):
+    bodies = np.zeros((1, 2, 22, 3), np.float32)
+    hands = ClipDataset([Clip("a", 0, np.arange(2), bodies)], ("pinch",), "hand_22")
+    hands.scene_flow = {"method": "dis"}
+    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: hands)
+    found = unknown_clips.load(recipe(unknown_dataset="folder"), ("sway",), str(tmp_path), "train").read()
+    assert (found.layout, found.scene_flow) == ("hand_22", {"method": "dis"})

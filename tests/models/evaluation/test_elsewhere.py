@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,6 +156,41 @@ def test_recordings_hold_the_people_of_a_share_with_all_their_actions(data_root)
     assert UNKNOWN not in labels
     (first, *_) = elsewhere.recordings(str(data_root), Share("cad60", "own"), {})
     assert first.minutes > 0.5 and len(first.actions) == 1
+
+
+def write_nucla(folder):
+    """Two people drop trash and walk in three views; as published, view 3 of "drop trash" is a copy of view 2."""
+    folder.mkdir()
+    for action, subject, view in product((3, 4), (1, 2), (1, 2, 3)):
+        rng = np.random.default_rng([action, subject, 2 if (action, view) == (3, 3) else view])
+        joints = rng.normal((0, 0, 3), 0.4, (20, 3)) + rng.normal(0, 0.02, (24, 20, 3)).cumsum(axis=0)
+        name = f"a{action:02}_s{subject:02}_e00_v{view:02}"
+        content = {"file_name": name, "label": action, "skeletons": joints.tolist()}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("share", "views"),
+    [
+        (Share("nucla"), {3: [1, 2], 4: [1, 2, 3]}),
+        (Share("nucla", "person"), {3: [1, 2], 4: [1, 2, 3]}),
+        (Share("nucla", "own"), {4: [3]}),
+        (Share("nucla", "own", is_trained=True), {4: [3]}),
+        (Share("nucla", "own", "train"), {3: [1, 2], 4: [1, 2]}),
+    ],
+)
+def test_copies_count_once_and_not_if_the_other_part_has_them(tmp_path, share, views):
+    """The other part trained the model, or its thresholds were chosen on it."""
+    write_nucla(tmp_path / "nucla")
+    people = [2] if share.key == "person" else [1, 2]
+    expected = {f"nucla/a{a:02}_s{s:02}_e00_v{v:02}" for a, shown in views.items() for s in people for v in shown}
+    clips, truth = elsewhere.shared_clips(str(tmp_path), share, {"trim": False})
+    assert len(clips) == len(truth) == len(expected) and {*clips.names} == expected
+    played, again = (elsewhere.recordings(str(tmp_path), share, {}, people=0) for _ in range(2))
+    assert len(played) == len(people) and sum(len(each.actions) for each in played) == len(expected)
+    assert {action.label for each in played for action in each.actions} == {*truth}
+    for one, other in zip(played, again, strict=True):
+        np.testing.assert_array_equal(one.sequence.bodies, other.sequence.bodies)
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """`actrec eval` of the user's own recordings with unreadable ones labeled `unknown`."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from actrec.cli import main
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.utils.errors import ConfigError
+from actrec_models.evaluation import evaluator, protocol
 from tests.models.own_recordings import walker, write_bag
-from tests.tiny_model import write_tiny
+from tests.tiny_model import tiny_description, write_tiny
 
 HEADER_ALONE = "30\n1\n72057594037931101 0 1 1 0 0 0 0.1 0.2 2\n25\n"
 
@@ -46,3 +51,15 @@ def test_eval_unreadable_unknown_recording_reported_once(command, tmp_path, caps
     assert [model["unknown_clips"] for model in figures["models"]] == [1, 1]
     assert [note for note in figures["notes"] if "broken.skeleton" in note] == [figures["notes"][-1]]
     assert figures["notes"][-1].startswith("Skipped, labeled unknown: ")
+
+
+def test_unknown_recordings_without_a_stream_keep_the_other_results():
+    clips = ClipDataset([Clip("x", -1, np.arange(2), np.zeros((1, 2, 25, 3), np.float32))], ("a", "b"))
+    model = protocol.Model("tiny", SimpleNamespace(package=tiny_description()))
+
+    def score(*_):
+        raise ConfigError("tiny takes color")
+
+    target = SimpleNamespace(unknown_recordings=lambda fold: clips)
+    found, notes = evaluator._score_unknown([model], ["live"], target, [], score, False)
+    assert found == (None,) and "is not measured: tiny takes color" in notes[0]

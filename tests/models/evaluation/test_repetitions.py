@@ -14,6 +14,7 @@ from actrec.datasets.base import Entry, Source
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.evaluation import repetitions, table_report
 from actrec_models.training import paper_tables, recipe, trainer
+from actrec_models.training.callbacks import TrainingInterrupted
 from tests.models.made_up import CLASSES, skeletons, write
 
 TABLES = """
@@ -262,3 +263,19 @@ def test_train_folds_on_several_devices_scores_after_the_last_training(folded, t
     summary = repetitions.train(own, "fold", [3, 1], str(tmp_path), out, machine=machine, threads=1, progress=False)
     assert done == ["train", "train", "score", "score"]
     assert [each.number for each in summary.results] == [3, 1] and (out / "fold_1/figures.json").is_file()
+
+
+def test_fresh_folds_that_are_stopped_keep_nothing_of_the_earlier_run(folded, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    for number in (1, 2, 3):
+        (out / f"fold_{number}").mkdir(parents=True)
+        for name in ("figures.json", "last.ckpt"):
+            (out / f"fold_{number}" / name).touch()
+
+    def stop(*_, **__):
+        raise TrainingInterrupted(15, out / "fold_1/last.ckpt", 1)
+
+    monkeypatch.setattr(trainer, "train", stop)
+    with pytest.raises(TrainingInterrupted):
+        repetitions.train(recipe.read(folded), "fold", [], str(tmp_path), out, resume=False)
+    assert not [*out.glob("fold_*/figures.json"), *out.glob("fold_*/last.ckpt")]

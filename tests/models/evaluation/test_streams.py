@@ -257,3 +257,11 @@ def test_open_streams_levels_recordings_of_a_tilted_camera(tmp_path: Path) -> No
     for config, expected, error in (None, up, 8.0), (RecordingConfig(mount="0,28"), gravity.up_from_angles(0, 28), 0.1):
         (opened,) = streams.open_streams(tmp_path, config=config)
         assert opened.sequence.up is not None and angle_deg(opened.sequence.up, expected) < error
+
+
+def test_join_clips_after_a_person_out_of_view_shows_the_next_clip() -> None:
+    first, second = clip(0.0, 2), clip(3.0, 2)
+    first.bodies[:, -8:] = np.nan
+    joined = join_clips("joined", [first, second], ["left", "right"], rate_hz=10.0)
+    begin = round(10 * joined.actions[1].start_s)
+    assert np.isfinite(joined.sequence.bodies[0, begin : begin + 21]).all()

@@ -316,3 +316,9 @@ def test_fuse_packages_without_recipe_refused(tmp_path, capsys):
     streams = [write(tmp_path / name, settings={}) for name in ("one", "other")]
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
     assert "none of one, other stores its training's recipe" in capsys.readouterr().err
+
+
+def test_fuse_of_networks_with_background_keeps_its_logit_without_a_threshold(tmp_path):
+    streams = [write(tmp_path / name, settings={**SETTINGS, "background": 0.2}) for name in ("one", "other")]
+    export(*streams, "--fuse", "logits", "--out", tmp_path / "both")
+    assert package.load(tmp_path / "both").rejection.background == 0.0

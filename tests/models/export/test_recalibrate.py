@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,15 @@ import yaml
 
 from actrec import datasets
 from actrec.cli import main
+from actrec.datasets.base import ClipDataset
 from actrec.inference import package
 from actrec.utils import config
 from actrec_models.data import unknown_clips
+from actrec_models.export import exporter, rejection
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY
 from tests.models.own_recordings import body, write_bag
+from tests.tiny_model import tiny_description
 
 SPEEDS = {"wave": (0.1, 0.12, 0.15), "clap": (0.3, 0.33, 0.36), "unknown": (-0.2, -0.4, -0.5)}
 PART = ("train", "train", "test")
@@ -181,3 +185,15 @@ def test_export_uses_unknown_recordings_of_another_folder(recordings, tmp_path):
         told = found.identities()
         assert len(told) == len(labels) and all(told)
     assert not unknown_clips.load(chosen, ("clap", "wave"), str(tmp_path), "test").read()
+
+
+def test_recordings_of_the_rejection_are_stored_for_a_published_dataset(monkeypatch):
+    fitted = rejection.CalibratedRejection(0.5, 0.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(rejection, "calibration_obstacle", lambda *_: "")
+    monkeypatch.setattr(rejection, "calibrate", lambda *_: (fitted, "mine"))
+    monkeypatch.setattr(rejection, "calibration_recordings", lambda *_: ("abc",))
+    monkeypatch.setattr(exporter, "find_duplicates", lambda *_: {})
+    draft, chosen = tiny_description(), Recipe(dataset="nucla", unknown_dataset="folder")
+    empty = ClipDataset([], draft.labels)
+    made = exporter.with_evaluation(draft, chosen, SimpleNamespace(package=draft), empty, ("nowhere", ""))
+    assert made.provenance.figures["recordings"] == ["abc"]

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from actrec import inference
+from actrec import datasets, inference
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.inference.package import Rejection
+from actrec.utils import config
 from actrec_models.evaluation.elsewhere import Share
 from actrec_models.export import exporter, rejection
 from actrec_models.training.recipe import Recipe
+from tests.models.made_up import TINY, skeletons
 from tests.tiny_model import write_tiny
 
 
@@ -48,6 +50,30 @@ def test_choose_gives_calibrated_confidence():
         assert chosen.unknown_rejected > 0.9
     perfect = rejection.choose(20 * np.eye(3), np.arange(3), np.zeros((4, 3)))
     assert perfect.confidence(20 * np.eye(3)).max() < 1.0
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_unknown_clips_that_test_are_no_copies(tmp_path, monkeypatch, own):
+    """Of the clips that the threshold was chosen on, or of one another; labeled unknown, or of another dataset."""
+    made, scored = skeletons(6, ("sway", "jump")), []
+    test = [dataclasses.replace(made[index], name=f"test{place}") for place, index in enumerate((3, 4, 5, 5))]
+    clips = {"train": made.subset(range(4)), "test": ClipDataset(test, made.classes)}
+    empty = ClipDataset([], made.classes)
+
+    def score(_, clips, mode):
+        scored.append(clips.names)
+        return SimpleNamespace(logits=np.zeros((len(clips), 3)))
+
+    makers = {"create": not own, "create_unknown": own}
+    for name, has_clips in makers.items():
+        monkeypatch.setattr(
+            datasets, name, lambda *_, part="train", has_clips=has_clips, **__: clips[part] if has_clips else empty
+        )
+    monkeypatch.setattr(rejection.evaluation, "score", score)
+    recipe = config.build(Recipe, {**TINY, "dataset": "utd_mhad", "unknown_dataset": "nucla"})
+    session = inference.load(write_tiny(tmp_path / "tiny"))
+    counts = [len(rejection.unknown_logits(recipe, session, str(tmp_path), part)) for part in ("train", "test")]
+    assert counts == [4, 2] and scored[1] == ("test1", "test2")
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.5, 3.0])

@@ -28,11 +28,12 @@ def _other(clips):
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
     """Fake the clips by dataset and part, and the recordings labeled unknown."""
-    known, other = make_clips(NAME, 12), _other(make_clips(NAME, 4))
+    known, other = make_clips(NAME, 12), make_clips(NAME, 8)
     clips = {
         ("nucla", "train"): known,
         ("nucla", "test"): make_clips(NAME, 4),
-        "ntu60": other,
+        ("ntu60", "train"): _other(other.subset(range(4))),
+        ("ntu60", "test"): _other(other.subset(range(4, 8))),
         "utd_mhad": _other(skeletons(4)),
     }
     own = {"train": ClipDataset([], known.classes), "test": ClipDataset([], known.classes)}
@@ -89,7 +90,7 @@ def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_pa
 def test_export_chooses_rejection_on_held_out_clips(datasets, tmp_path, capsys, monkeypatch, own):
     monkeypatch.setattr(unknown_clips, "_MOST", 3)
     if own:
-        datasets.update(train=make_clips(NAME, 3), test=make_clips(NAME, 2))
+        datasets.update(train=make_clips(NAME, 3), test=make_clips(NAME, 5).subset([3, 4]))
     others = "" if own else "ntu60"
     path = write(tmp_path / "recipe.yaml", NAME, validation=HELD, unknown_dataset=others)
     out, folder = tmp_path / "run", tmp_path / "package"
