@@ -143,7 +143,7 @@ def join_clips(
         if parts:
             shift = np.nanmedian(parts[-1][-1], axis=0) - np.nanmedian(joints[0], axis=0)
             if not np.isfinite(shift).all():  # the person is out of view there
-                shift = np.zeros(3)
+                shift = np.zeros(3, np.float32)
             joints = joints + shift * np.array([1, 0, 1], np.float32)
             steps = np.linspace(0, 1, round(BLEND_S * rate_hz) + 2)[1:-1, None, None]
             weights = (3 * steps**2 - 2 * steps**3).astype(np.float32)

@@ -356,7 +356,7 @@ def add(clips: ClipDataset, files: str) -> ClipDataset:
     ]
     more = [replace(clip, label=entries[clip.name].label) for clip in found]
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
-    both.scene_flow = clips.scene_flow
+    both.scene_flow = dict(clips.scene_flow)
     own = [entries[clip.name] for clip in more]
     metas = [{**entry.meta, "set": RENDERED, ORIGIN: entry.meta.get("set", "")} for entry in own]
     both.entries = [*entries.values(), *(replace(entry, meta=meta) for entry, meta in zip(own, metas, strict=True))]

@@ -37,7 +37,7 @@ class UnknownClips:
         """Read the clips; the user's recordings labeled `unknown` have label −1."""
         first = self.clips[0][0] if self.clips else ClipDataset([], ())
         read = ClipDataset([clips[index] for clips, index in self.clips], first.classes, first.layout)
-        read.scene_flow = first.scene_flow
+        read.scene_flow = dict(first.scene_flow)
         rows = zip(read.entries, self._recordings(), strict=True)
         read.entries = [replace(entry, meta={IDENTITY: recording} if recording else {}) for entry, recording in rows]
         return read

@@ -182,7 +182,7 @@ def train(
         write_file(folders[number] / FIGURES, (json.dumps(content, indent=2) + "\n").encode())
         logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
 
-    if not resume:  # a stopped new run must not go on with an earlier one's
+    if not resume:  # a stopped new run must not resume from an earlier one's checkpoints
         stages = {n: enumerate(runs[n].plan()[:-1], start=1) for n in wanted}
         of_stages = [folders[n] / f"stage_{k}_{stage.title}" for n in wanted for k, stage in stages[n]]
         trainer.delete_checkpoints([*of_stages, *folders.values()], options.get("init", ()))

@@ -192,8 +192,9 @@ def _unknown_dataset_obstacle(recipe: Recipe, specs: list[InputSpec], classes: S
         return f"the network takes {foreign[0]}, {recipe.unknown_dataset} contains {CANONICAL}"
     try:
         held = unknown_clips.load(recipe, classes, data_root, "train").clips[0][0].layout
-        if held not in (CANONICAL, *(spec.layout for spec in bodies)):
-            return f"the network takes {bodies[0].layout}, {recipe.unknown_dataset} contains {held}"
+        taken = next((spec.layout for spec in bodies if spec.layout in LAYOUTS), CANONICAL)
+        if held not in (CANONICAL, taken):
+            return f"the network takes {taken}, {recipe.unknown_dataset} contains {held}"
     except ActrecError as error:  # trained by an older version, or with other files
         return str(error)
     return ""

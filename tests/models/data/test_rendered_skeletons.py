@@ -259,7 +259,12 @@ def test_rendered_everyday_has_the_license_and_parts_of_everyday_and_its_own_fin
 
 def test_unfinished_rendering_of_changed_clips_has_another_key(tmp_path, monkeypatch):
     keys = []
-    monkeypatch.setattr(rendered_skeletons, "_resume", lambda folder, key, layout: keys.append(key) or ["skipped"])
+
+    def resume(folder, key, layout):
+        keys.append(key)
+        return ["skipped"]
+
+    monkeypatch.setattr(rendered_skeletons, "_resume", resume)
     for place in (0.0, 1.0):
         clips = ClipDataset([Clip("a", 0, np.arange(3), np.full((1, 3, 25, 3), place, np.float32))], ("wave",))
         rendered_skeletons.estimate_all([clips], 1, 15.0, 1, unfinished=tmp_path / "x", quiet=True)

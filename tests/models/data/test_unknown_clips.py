@@ -1,5 +1,7 @@
 """Clips of unknown actions; an unusable unknown dataset raises before the training starts."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,8 @@ def test_unknown_clips_keep_layout_and_scene_flow(datasets, monkeypatch, tmp_pat
     monkeypatch.setattr(core_datasets, "create", lambda *_, **__: hands)
     found = unknown_clips.load(recipe(unknown_dataset="folder"), ("sway",), str(tmp_path), "train").read()
     assert (found.layout, found.scene_flow) == ("hand_22", {"method": "dis"})
+
+
+def test_unknown_clips_can_be_sent_to_a_loader_process(datasets):
+    read = unknown_clips.load(recipe(), ("sway", "stretch"), "", "train").read()
+    assert len(pickle.loads(pickle.dumps(read.subset([0])))) == 1

@@ -265,3 +265,4 @@ def test_join_clips_after_a_person_out_of_view_shows_the_next_clip() -> None:
     joined = join_clips("joined", [first, second], ["left", "right"], rate_hz=10.0)
     begin = round(10 * joined.actions[1].start_s)
     assert np.isfinite(joined.sequence.bodies[0, begin : begin + 21]).all()
+    assert joined.sequence.bodies.dtype == np.float32

@@ -153,6 +153,7 @@ def test_rejection_figures_are_of_the_windows_that_the_threshold_was_chosen_on(t
     monkeypatch.setattr(rejection, "calibration_obstacle", lambda *_: "")
     monkeypatch.setattr(rejection, "calibrate", lambda *_: (fitted, "made up"))
     monkeypatch.setattr(rejection, "unknown_logits", lambda *_: np.zeros((0, 3)))
+    monkeypatch.setattr(rejection, "calibration_recordings", lambda *_: ())
     monkeypatch.setattr(exporter, "duplicate_figures", lambda *_: {})
     recipe = Recipe(model="sem_net", dataset="nucla", clips=mode)
     made = exporter.with_evaluation(session.package, recipe, session, test, ("", ""))
