@@ -7,6 +7,7 @@ again, and the age of the labels meanwhile. It uses a ROS domain of its own and 
 import argparse
 import csv
 import importlib
+import shlex
 import shutil
 import sys
 import time
@@ -85,7 +86,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
             print(f"  {row['subject']}: {row['result']}", file=sys.stderr, flush=True)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if options.csv is not None:
-            _write_csv(options.csv, outcomes, " ".join(["actrec bench faults", *arguments]))
+            _write_csv(options.csv, outcomes, shlex.join(["actrec", "bench", "faults", *arguments]))
     if failed and not rows:
         raise ConfigError("; ".join(failed.values()))
     return {"faults": rows, "missed": sum(bool(outcome.faults) for outcome in outcomes), **failed}
