@@ -17,7 +17,6 @@ from rosgraph_msgs.msg import Clock
 from actrec import inference
 from actrec.features.specs import InputSpec
 from actrec.inference import package
-from actrec.types import NANOSECONDS
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions
 from tests.example_scene import FRAMES, WINDOW
@@ -386,21 +385,6 @@ def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Mak
     line = "waiting for skeletons on /skeletons: /peer publishes it but sends nothing (no message for 0.3 s"
     assert line in graph.node.last_error
     assert graph.labels == []
-
-
-def test_recognizer_logs_that_the_clock_was_set(make: Make, tiny: str) -> None:
-    graph = make(model=tiny)
-    assert graph.start()
-    told: list[str] = []
-    graph.node.warn = told.append  # type: ignore[method-assign,assignment]
-    graph.step(stamp(0), body(0))
-    assert graph.node._inputs is not None
-    ages = graph.node._inputs.ages
-    read = ages._clock_ns
-    ages._clock_ns = lambda: read() - 3600 * NANOSECONDS
-    for frame in (1, 2):
-        graph.step(stamp(frame), body(0))
-    assert [line.split(":")[0] for line in told] == ["the clock of this machine was set by -3600.0 s"]
 
 
 @pytest.mark.parametrize("jump_s", [-(2**31), -5, 0, 2**31 - 1], ids=["1901", "negative", "zero", "2038"])

@@ -144,5 +144,10 @@ def test_executables_are_there() -> None:
 def test_executable_handles_interrupts_itself_after_its_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     handlers: list[Any] = []
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(processes, "main", lambda: handlers.append(signal.getsignal(signal.SIGINT)) or 7)
+
+    def run() -> int:
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return 7
+
+    monkeypatch.setattr(processes, "main", run)
     assert executables.node() == 7 and handlers == [before]

@@ -375,3 +375,18 @@ def test_recognizer_without_frames_from_a_publisher_subscribes_in_another_partic
     graph.wait_until(is_labeled)
     graph.node.trigger_deactivate()
     graph.wait_until(lambda: participants() == before)
+
+
+def test_recognizer_logs_that_the_clock_was_set(make: Make, tiny: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    told: list[str] = []
+    graph.node.warn = told.append  # type: ignore[method-assign,assignment]
+    graph.step(stamp(0), body(0))
+    assert graph.node._inputs is not None
+    ages = graph.node._inputs.ages
+    read = ages._clock_ns
+    ages._clock_ns = lambda: read() - 3600 * NANOSECONDS
+    for frame in (1, 2):
+        graph.step(stamp(frame), body(0))
+    assert [line.split(":")[0] for line in told] == ["the clock of this machine was set by -3600.0 s"]
