@@ -154,6 +154,7 @@ EVENT_COLUMNS = {
 NODES = ("camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node")
 FAULTS = {
     **{f"kill, {name}": f"SIGKILL of {name}" for name in NODES},
+    **{f"kill_launched, {name}": f"the same under ros2 launch, {name}" for name in NODES},
     "kill_graph, all nodes": "SIGKILL of all processes",
     "replug, realsense": "RealSense unplugged", "replug, azure_kinect": "Azure Kinect unplugged",
     **{f"stop, {name}": f"SIGSTOP of {name}, 10 s" for name in NODES},
