@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from actrec.utils import folders
 from actrec.utils.errors import DeviceError
 from actrec.visualization import overlay
 from actrec.visualization.snapshots import Snapshot
@@ -53,7 +54,8 @@ def write(path: Path, tiles: Sequence[Tile]) -> None:
     try:
         if not path.suffix.isascii():
             raise cv2.error
-        path.write_bytes(cv2.imencode(path.suffix, sheet)[1].tobytes())  # imwrite crashes if a name is not UTF-8
+        content = cv2.imencode(path.suffix, sheet)[1].tobytes()  # imwrite crashes if a name is not UTF-8
+        folders.replace_file(path, content)
     except cv2.error:
         raise DeviceError(f"cannot write '{path}': name a file that ends in .jpg or .png") from None
     except OSError as error:

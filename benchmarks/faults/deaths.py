@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from actrec.utils.errors import DeviceError
 from actrec_nodes.bringup.supervisor import HEALTHY_S
@@ -52,19 +52,25 @@ def kill_launched(times: int, only: Sequence[str] = ()) -> list[Outcome]:
 
 
 def _kill(campaign: str, times: int, only: Sequence[str], command: list[str]) -> list[Outcome]:
-    names, moments = chosen(only, NODES), random.Random(0)
-    outcomes, back = {name: Outcome(campaign, name) for name in names}, dict.fromkeys(names, -math.inf)
+    outcomes = {name: Outcome(campaign, name) for name in chosen(only, NODES)}
     with running(NODES, command=command) as graph:
-        for name in names * times:
-            healthy_s = back[name] + HEALTHY_S - time.monotonic()
-            graph.settle(max(AFTER_S, healthy_s) + moments.random())
+        for name in _turns(graph, list(outcomes), times):
             _strike(graph, outcomes[name])
-            back[name] = time.monotonic()
         tracebacks = graph.tracebacks()
     for outcome in outcomes.values():
         outcome.check(KILL_MAX_S, KILL_P95_S)
         outcome.require(not tracebacks, f"{tracebacks} tracebacks")
     return list(outcomes.values())
+
+
+def _turns(graph: LiveGraph, names: list[str], times: int) -> Iterator[str]:
+    """Yield each name `times` times, in turns, at random moments and once the node is back for `HEALTHY_S`."""
+    moments, back = random.Random(0), dict.fromkeys(names, -math.inf)
+    for name in names * times:
+        healthy_s = back[name] + HEALTHY_S - time.monotonic()
+        graph.settle(max(AFTER_S, healthy_s) + moments.random())
+        yield name
+        back[name] = time.monotonic()
 
 
 def stop(times: int, only: Sequence[str] = ()) -> list[Outcome]:
@@ -73,16 +79,13 @@ def stop(times: int, only: Sequence[str] = ()) -> list[Outcome]:
     The nodes take turns as in `kill`. `actrec run` replaces a node that answers no more: labels of later frames
     than SIGCONT are waited for, and all are checked. After each stop the longest queue of all nodes is read.
     """
-    names, moments = chosen(only, NODES), random.Random(0)
-    outcomes = {name: Outcome("stop", name, figures={"longest queue": 0, "processes replaced": 0}) for name in names}
-    back = dict.fromkeys(names, -math.inf)
+    figures = {"longest queue": 0, "processes replaced": 0}
+    outcomes = {name: Outcome("stop", name, figures=dict(figures)) for name in chosen(only, NODES)}
     with running(NODES, *camera_arguments()) as graph:
-        for name in names * times:
-            healthy_s = back[name] + HEALTHY_S - time.monotonic()
-            graph.settle(max(AFTER_S, healthy_s) + moments.random())
+        for name in _turns(graph, list(outcomes), times):
             pids, before = {each: graph.pid(each) for each in NODES}, _queues(graph)
             _strike(graph, outcomes[name], STOPPED_S)
-            back[name], figures = time.monotonic(), outcomes[name].figures
+            figures = outcomes[name].figures
             graph.settle(STATISTICS_S)
             ended = [each for each in NODES if pids[each] != graph.pid(each)]
             # A node's longest queue is since its start.

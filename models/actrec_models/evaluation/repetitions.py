@@ -183,9 +183,8 @@ def train(
         logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
 
     if not resume:  # a stopped new run must not resume from an earlier one's checkpoints
-        stages = {n: enumerate(runs[n].plan()[:-1], start=1) for n in wanted}
-        of_stages = [folders[n] / f"stage_{k}_{stage.title}" for n in wanted for k, stage in stages[n]]
-        trainer.delete_checkpoints([*of_stages, *folders.values()], options.get("init", ()))
+        of_runs = [folder for number in wanted for folder in runs[number].folders(folders[number])]
+        trainer.delete_checkpoints(of_runs, options.get("init", ()))
         for folder in folders.values() if first else ():
             (folder / FIGURES).unlink(missing_ok=True)
     trained: dict[int, Path] = {}

@@ -300,6 +300,10 @@ class Recipe(DataRecipe):
             raise ConfigError(f"the last stage trains {stages[-1].model}, but the recipe is for {self.model}")
         return stages
 
+    def folders(self, out: Path) -> list[Path]:
+        """Return the folder of each stage of a run in the folder `out`; the last stage's is `out` itself."""
+        return [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(self.plan()[:-1], start=1)), out]
+
     def for_stage(self, stage: Stage) -> "Recipe":
         """Return the recipe of one stage, without stages of its own."""
         optional = [field.name for field in dataclasses.fields(stage) if field.default is None]

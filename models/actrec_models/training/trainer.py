@@ -295,8 +295,7 @@ class TrainingRun:
 
     def fit_stages(self, module: RecognitionModule, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
         """Train each stage from the weights before; raise ConfigError if a folder holds another run, or `init`."""
-        plan = recipe.plan()
-        folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
+        plan, folders = recipe.plan(), recipe.folders(out)
         if self.resume:
             for stage, folder in zip(plan[1:], folders[1:], strict=True):  # `fit` checks the first one
                 if found := checkpoints.newest(folder):
