@@ -38,6 +38,7 @@ PROBE = 500  # messages between two checks that all nodes answer
 HANG_S, GROWTH_MB, BACK_S = 5.0, 50.0, 15.0
 START_S = 60.0
 WARM_UP = 300  # messages of each topic before the memory is measured
+CALM_S = 10.0  # after the messages, until the memory is read: nodes return it once they see one publisher again
 WARM_S = 300.0  # until the memory of the nodes no longer grows by their own work: as in the campaign soak
 SILENT = (topics.UP, topics.MEASURED_UP, topics.IMU, topics.SCENE_FLOW_STATISTICS, topics.ACTION_LABEL)
 """Topics whose malformed messages nodes may ignore without a word."""
@@ -120,6 +121,7 @@ def _on_topic(graph: LiveGraph, nodes: Sequence[str], topic: str, times: int, wh
     slowest, taken = _send(graph, nodes, topic, times)
     if not where:  # a person is in view, and the network is trained
         outcome.add(_back(graph))
+    graph.settle(CALM_S)
     outcome.times = _requests(times) if topic in REQUESTS else times
     labels = graph.monitor.labels_since(count)
     if topic == topics.ACTION_LABEL:

@@ -33,8 +33,8 @@ ARGUMENTS = {
     "log_level": "debug, info, warn or error",
     "autostart": "configure and activate the nodes; false: leave it to another node: true or false",
     "composed": "all nodes in one process: true or false",
-    "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends, and start again a node whose start fails: "
-    "true, false, or auto: true, but false for a recording",
+    "respawn": "replace a process that ends, and start again a node whose start fails: true, false, or auto: true, but "
+    "false for a recording",
 }
 """Arguments besides `SWITCHES`, with their descriptions."""
 
@@ -49,7 +49,7 @@ DEFAULTS = {
 }
 """Values of `ARGUMENTS` that are not empty by default."""
 
-IF_AUTO = {True: ", or auto: with composed, for subscribers", False: ", or auto: if the model takes it"}
+IF_AUTO = {True: ", or auto: with respawn or composed, for subscribers", False: ", or auto: if the model takes it"}
 
 SWITCHES = {
     spec.switch: (
@@ -122,13 +122,14 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
     }
     if is_true(given, "use_sim_time"):
         shared["use_sim_time"] = True
-    if is_true(given, "composed"):
-        asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
-        arguments = _graph_arguments(given, left_out, asked)
-        return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)], respawn)
     specs = graph.select(without=left_out)
     model = graph.model_of(specs, given["model"], ros_arguments)
     graph.check_color(specs, model, driver)
+    composed = is_true(given, "composed")
+    if composed or (respawn and shared["autostart"] and len(specs) > 1 and not is_secure()):
+        asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
+        arguments = [*([] if composed else ["--processes"]), *_graph_arguments(given, left_out, asked)]
+        return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)], respawn)
     color_alone = graph.find("camera") in specs and not graph.has_depth(driver)
     if color_alone:
         specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
@@ -220,6 +221,11 @@ def _driver_options(given: Mapping[str, str]) -> list[str]:
     if given["camera_name"] != topics.CAMERA and "frame_id" in known and not re.search(r"\bframe_id=", str(words)):
         words.append(f"frame_id={given['camera_name']}_color_optical_frame")
     return words
+
+
+def is_secure() -> bool:
+    """Return whether SROS2 is on. Then launch starts each node itself, with an enclave that has only its rights."""
+    return os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true"
 
 
 def is_true(given: Mapping[str, str], name: str) -> bool:

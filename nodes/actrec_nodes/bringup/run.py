@@ -350,7 +350,7 @@ class _Processes:
 
     def __init__(self, chosen: Plan, monitor: GraphMonitor):
         self._chosen, self._monitor = chosen, monitor
-        environment = {PARENT: str(os.getpid())}
+        environment = {PARENT: str(os.getpid()), RESPAWNS: ""}  # this process restarts them, not launch
         camera = chosen.overrides.get("camera_node", {})
         nodes = [spec.name for spec in (*chosen.specs, *chosen.spare)]
         self._standby = Standby(StandbyPlan(nodes, chosen.ros_args, camera), environment)

@@ -27,6 +27,7 @@ from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchron
 
 ConfigT = TypeVar("ConfigT")
 
+MIXED_S = 30.0  # time for which images of two cameras arrive until a node subscribes again
 FOLLOW_S = 0.25  # interval at which subscribers are counted; distributions after Humble report a new one at once
 
 IMAGE_TOPICS = (
@@ -89,6 +90,11 @@ class FrameSubscription:
         """Close the participant that is not kept after `renew`; to be called several times a second."""
         with _LOCK:
             self._source.settle(self)
+
+    def reopen(self) -> None:
+        """Unsubscribe, and subscribe again at the next `settle`."""
+        with _LOCK:
+            self._source.reopen(self)
 
     def silent(self) -> str:
         """Return which required topic sent nothing since the last call, and why; empty if none is missing.
@@ -156,6 +162,11 @@ class _Source:
         self._subscriptions.renew()
         return True
 
+    def reopen(self, listener: FrameSubscription) -> None:
+        """Unsubscribe until `settle`, if the listener's node holds the subscriptions."""
+        if self._listeners[:1] == (listener,) and self._subscriptions is not None:
+            self._subscriptions.close()
+
     def _unsubscribe(self) -> None:
         if self._subscriptions is not None:
             self._subscriptions.close()
@@ -172,24 +183,27 @@ class _Source:
         }
         if not self._config.use_depth:
             del wanted[topics.DEPTH]
+        cameras = {name: self._first_camera(name) for name in wanted}  # the same one after `reopen`
 
         def subscribe(node: Node, is_kept: Callable[[], bool]) -> list[Subscription]:
             made = []
             for name, callback in wanted.items():
                 profile = topics.INFO_SUBSCRIBER if name == topics.COLOR_INFO else topics.IMAGE_SUBSCRIBER
                 # A latched camera_info says nothing about images.
-                counted = self._counted(name, callback, (lambda: True) if name == topics.COLOR_INFO else is_kept)
+                kept = (lambda: True) if name == topics.COLOR_INFO else is_kept
+                counted = self._counted(name, callback, kept, cameras[name])
                 topic = holder.node.resolve_topic_name(name)
                 made.append(Subscription(node, KINDS[name], topic, counted, profile, holder.complain))
             return made
 
         self._subscriptions = Renewed(holder.node, "images", subscribe)
 
-    def _counted(
-        self, name: str, callback: Callable[[Any], None], is_kept: Callable[[], bool]
-    ) -> Callable[[Any], None]:
-        camera = FirstCamera(lambda line: self._listeners[0].complain(f"{name}: {line}"))
+    def _first_camera(self, name: str) -> FirstCamera:
+        return FirstCamera(lambda line: self._listeners[0].complain(f"{name}: {line}"))
 
+    def _counted(
+        self, name: str, callback: Callable[[Any], None], is_kept: Callable[[], bool], camera: FirstCamera
+    ) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
             if not is_kept():
                 return
@@ -244,6 +258,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._fresh = False
         self.idle = self._second = ""
         self._second_publishers = Publishers(self)
+        self._mixed_since: float | None = None  # monotonic seconds: images of two cameras since the last subscription
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
@@ -304,6 +319,8 @@ class FrameNode(ActrecNode[ConfigT]):
             frames = self._frames
             if frames is not None:
                 frames.settle()
+                if self._is_mixed_for_long():
+                    frames.reopen()
                 if self._deafness.update(frames.images, self._sends_nothing) and frames.renew():
                     self.get_logger().info(self._deafness.line("image"))
             now = time.monotonic()
@@ -334,6 +351,20 @@ class FrameNode(ActrecNode[ConfigT]):
             self.reset()
         self.process(item.frame(self.warn))
 
+    def _is_mixed_for_long(self) -> bool:
+        """Return whether to subscribe again: a second camera has gone, or was there for another `MIXED_S`.
+
+        Fast DDS 2.14 never frees an image that is older than all others in a full queue, as one of a second publisher
+        can be, until the subscription ends (`ReaderHistory::received_change`).
+        """
+        now, since = time.monotonic(), self._mixed_since
+        is_due = since is not None and (not self._second or now - since > MIXED_S)
+        if not self._second:
+            self._mixed_since = None
+        elif since is None or is_due:
+            self._mixed_since = now
+        return is_due
+
     def _sends_nothing(self) -> bool:
         return SENDS_NOTHING in why(self, topics.COLOR)
 
@@ -342,7 +373,8 @@ class FrameNode(ActrecNode[ConfigT]):
         frames = self._frames
         if frames is None:
             return
-        second, before = self._second_publishers.several(topics.COLOR), self._second
+        images = (topics.COLOR, topics.DEPTH)
+        second, before = next(filter(None, map(self._second_publishers.several, images)), ""), self._second
         self._second = second
         if second and second != before:
             self.warn(second)

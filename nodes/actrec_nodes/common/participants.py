@@ -146,11 +146,13 @@ class Renewed:
 
     def settle(self) -> None:
         """Close the participant that is not kept; to be called several times a second, by the thread of `renew`."""
+        if not self._held:
+            self._open(None)
         for key in [key for key in self._held if self._heard not in (None, key)]:
             self._close(key)
 
     def close(self) -> None:
-        """Unsubscribe."""
+        """Unsubscribe. A later `settle` subscribes again, as Fast DDS frees the memory with a topic's last subscription."""
         for key in list(self._held):
             self._close(key)
 

@@ -19,8 +19,13 @@ from actrec_nodes.common import parameter_files, topics
 from tests.example_scene import CROP, FLOW, WINDOW
 from tests.tiny_model import write_any
 
-STARTED = {"autostart": True, "start_retry_s": 5.0}
+EACH = {"respawn": "false"}  # a process of launch for each node
 EVERY = {spec.switch: "true" for spec in graph.GRAPH if spec.is_optional}
+
+
+@pytest.fixture(autouse=True)
+def insecure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
 
 
 def plan(outer: str = "", **arguments: str) -> Launch:
@@ -43,19 +48,35 @@ def names(processes: list[Process]) -> list[str]:
     return [process.name for process in processes]
 
 
-def test_launch_starts_each_node_in_its_own_process() -> None:
-    processes = started(**EVERY)
+def test_launch_replaces_processes_by_one_that_watches_the_others() -> None:
+    (process,) = started(hand="true", face="false", driver="realsense", use_sim_time="true")
+    assert (process.executable, process.name) == ("graph", "")
+    assert process.arguments == ["--processes", "--without", "face", "--with", "hand", "--driver", "realsense"]
+    assert process.parameters == {"autostart": True, "start_retry_s": 5.0, "use_sim_time": True}
+
+
+@pytest.mark.parametrize("reason", [EACH, {"autostart": "false"}, "security", "camera alone"])
+def test_launch_starts_each_node_in_its_own_process(reason: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = reason if isinstance(reason, dict) else {}
+    if reason == "security":
+        monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    if reason == "camera alone":
+        only = {spec.switch: "false" for spec in graph.GRAPH if spec.switch != "camera"}
+        assert names(started(**only)) == ["camera_node"]
+        return
+    processes = started(**EVERY, **given)
     assert [process.executable for process in processes] == [spec.name for spec in graph.GRAPH] == names(processes)
     # Defaults are not repeated; the camera starts after the nodes that labels need.
+    shared = {"autostart": "autostart" not in given, **({} if given == EACH else {"start_retry_s": 5.0})}
     *other_nodes, camera = processes
-    assert all(process.parameters == STARTED for process in other_nodes)
-    assert camera.parameters == {**STARTED, "start_after": "recognizer_node,skeleton_node"}
+    assert all(process.parameters == shared for process in other_nodes)
+    assert camera.parameters == {**shared, "start_after": "recognizer_node,skeleton_node"}
 
 
 @pytest.mark.parametrize("by_file", [False, True])
 def test_launch_starts_the_nodes_that_the_model_takes_and_notes_the_others(tmp_path: Path, by_file: bool) -> None:
     model = str(write_any(tmp_path / "flow", [FLOW], WINDOW).path)
-    planned = plan()
+    planned = plan(**EACH)
     assert names(planned.processes) == ["recognizer_node", "skeleton_node", "camera_node"]
     assert planned.processes[-1].parameters["start_after"] == "recognizer_node,skeleton_node"
     assert planned.note == (
@@ -65,17 +86,18 @@ def test_launch_starts_the_nodes_that_the_model_takes_and_notes_the_others(tmp_p
     )
     (tmp_path / "robot.yaml").write_text(f"/robot/recognizer_node: {{ros__parameters: {{model: {model}}}}}")
     given = {"params_file": f"{tmp_path}/robot.yaml", "namespace": "robot"} if by_file else {"model": model}
-    planned = plan(hand="true", **given)
+    planned = plan(hand="true", **EACH, **given)
     assert names(planned.processes)[1:-1] == ["skeleton_node", "hand_node", "scene_flow_node"]
     assert planned.note.startswith("not started: face_node (model")
-    nowhere = started(model="/nowhere")
-    assert len(started(recognizer="false")) == len(nowhere) - 1
+    nowhere = started(model="/nowhere", **EACH)
+    assert len(started(recognizer="false", **EACH)) == len(nowhere) - 1
     assert {"hand_node", "face_node", "scene_flow_node"} <= set(names(nowhere)), "a model that cannot be read"
 
 
 def test_launch_webcam_starts_only_the_nodes_that_work_without_depth(tmp_path: Path) -> None:
     (tmp_path / "desk.yaml").write_text("/**/camera_node: {ros__parameters: {driver: webcam}}")
-    for given in ({"driver": "webcam"}, {"params_file": f"{tmp_path}/desk.yaml"}):
+    for chosen in ({"driver": "webcam"}, {"params_file": f"{tmp_path}/desk.yaml"}):
+        given = chosen | EACH
         planned = plan(hand="true", **given)
         assert names(planned.processes) == ["recognizer_node", "skeleton_node", "hand_node", "camera_node"]
         assert [process.parameters.get("use_depth") for process in planned.processes] == [None, False, False, None]
@@ -97,7 +119,7 @@ def test_launch_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> No
 def test_launch_parameter_file_is_checked_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizr_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
-    assert len(started(params_file=f"{tmp_path}/robot.yaml", **EVERY)) == len(graph.GRAPH)
+    assert len(started(params_file=f"{tmp_path}/robot.yaml", **EVERY, **EACH)) == len(graph.GRAPH)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -131,18 +153,18 @@ def test_launch_arguments_become_parameters_after_the_file(tmp_path: Path) -> No
 
 def test_launch_mounting_is_a_setting_of_the_driver_or_else_of_the_node() -> None:
     options = "mount=upside_down fps=15.0"
-    given = started(driver="simulated", driver_options=options)[-1].parameters
+    given = started(driver="simulated", driver_options=options, **EACH)[-1].parameters
     assert given["mount"] == "upside_down" and given["simulated.fps"] == 15.0 and "simulated.mount" not in given
-    assert started(driver="replay", driver_options="mount=level")[-1].parameters["replay.mount"] == "level"
+    assert started(driver="replay", driver_options="mount=level", **EACH)[-1].parameters["replay.mount"] == "level"
 
 
 def test_launch_switches_exclude_nodes() -> None:
-    processes = started(hand="false", face="off", scene_flow="0")
+    processes = started(hand="false", face="off", scene_flow="0", **EACH)
     assert names(processes) == ["recognizer_node", "skeleton_node", "camera_node"]
 
 
 def test_launch_vendor_replaces_the_camera_node() -> None:
-    planned = plan(vendor="realsense2_camera")
+    planned = plan(vendor="realsense2_camera", **EACH)
     assert "camera_node" not in names(planned.processes)
     assert (topics.COLOR, "/camera/camera/color/image_raw") in planned.remappings
 
@@ -192,6 +214,7 @@ def test_launch_respawn_is_on_unless_a_recording_plays(composed: str, tmp_path: 
         planned = plan(composed=composed, **given)
         assert planned.respawn == expected, given
         assert all(("start_retry_s" in process.parameters) == expected for process in planned.processes)
+        assert (len(planned.processes) > 1) == (composed == "false" and not expected)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +245,7 @@ def test_launch_files_are_python_that_imports_only_launch_and_the_plan(root: Pat
 
 
 def test_launch_camera_name_and_serial_no_select_a_camera() -> None:
-    planned = plan(driver="realsense", serial_no="017322071234", camera_name="front")
+    planned = plan(driver="realsense", serial_no="017322071234", camera_name="front", **EACH)
     camera = planned.processes[-1].parameters
     assert camera["realsense.serial"] == "017322071234"
     assert camera["realsense.frame_id"] == "front_color_optical_frame"
@@ -232,7 +255,7 @@ def test_launch_camera_name_and_serial_no_select_a_camera() -> None:
     assert (topics.COLOR, "/camera/front/color/image_raw") in planned.remappings
     assert (topics.DEPTH, "/front/depth/image_raw") in plan(vendor="orbbec_camera", camera_name="front").remappings
     for documented in ("_017322071234", "'017322071234'", "\"'017322071234'\""):  # by realsense2_camera
-        assert plan(driver="realsense", serial_no=documented).processes[-1].parameters["realsense.serial"] == (
+        assert plan(driver="realsense", serial_no=documented, **EACH).processes[-1].parameters["realsense.serial"] == (
             "017322071234"
         ), documented
     with pytest.raises(ConfigError, match="serial_no needs a driver with serial numbers, but driver is ''"):

@@ -8,12 +8,12 @@ import pytest
 from actrec_msgs.msg import HandArray, SkeletonArray
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from actrec_nodes.common import conversions as c
+from actrec_nodes.common import frame_node, topics
 from actrec_nodes.common import participants as participants_module
-from actrec_nodes.common import topics
 from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.perception_nodes import HandNode, SkeletonNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -176,3 +176,36 @@ def test_deafness_counts_from_publisher_or_last_message_but_not_while_stopped(
     assert due(2.5, 1) == [] and due(2.5, 2) == [], "a message came"
     now[0] += 10  # stopped
     assert due(2.5, 2) == [] and due(2, 2) == [now[0] - 1.25]
+
+
+def test_node_subscribes_again_while_and_after_a_second_camera_publishes(host, add, peer, context, monkeypatch) -> None:
+    """Fast DDS keeps images of a second publisher until the last subscription of the topic ends."""
+    monkeypatch.setattr(frame_node, "MIXED_S", 0.5)
+    node = add(SceneFlowNode, height=48, idle_after_s=0.0, silence_s=0.2)
+    opened: list[object] = []
+    monkeypatch.setattr(participants_module.Renewed, "_open", _noting(participants_module.Renewed._open, opened))
+    assert host.start() is None
+    frames = still()
+    peer.send_frames_until(frames, lambda: node.statistics.snapshot().processed >= 1)
+    assert len(opened) == 1
+    second = Node("second_camera", context=context)
+    other = second.create_publisher(Image, topics.COLOR, topics.IMAGE_PUBLISHER)
+    peer.send_frames_until(frames, lambda: len(opened) >= 3)
+    assert "2 publishers" in str(node.figures()["warning"])
+    second.destroy_publisher(other)
+    second.destroy_node()
+    peer.send_frames_until(frames, lambda: not node.figures()["warning"])
+    peer.wait(lambda: False, 0.6)  # the last subscription
+    count, done = len(opened), node.statistics.snapshot().processed
+    peer.send_frames_until(frames, lambda: node.statistics.snapshot().processed > done + 2)
+    peer.wait_for_subscribers(topics.COLOR, 1)
+    peer.wait(lambda: False, 0.8)
+    assert len(opened) == count
+
+
+def _noting(function: Callable[..., None], calls: list[object]) -> Callable[..., None]:
+    def noted(self: object, participant: object) -> None:
+        calls.append(participant)
+        function(self, participant)
+
+    return noted
