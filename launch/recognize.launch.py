@@ -1,10 +1,13 @@
 """Start the graph, from camera to /action_label: one process per node, or one for all nodes (composed:=true).
 
+A further process starts the nodes' processes, and replaces one that dies or hangs; it is restarted by launch. With
+respawn:=false, autostart:=false or SROS2, launch starts each node itself.
+
 Nodes whose topics the model does not take are not started, unless an argument such as hand:=true asks for them.
 
 Each node configures and activates itself (parameter `autostart`); if that fails, it logs the reason and tries again, or
-exits with respawn:=false. A process that ends is started again. Launch's lifecycle events are not used: each is sent
-once, requires that the node's services are discovered in time, and leaves a failed node inactive.
+exits with respawn:=false. Launch's lifecycle events are not used: each is sent once, requires that the node's services
+are discovered in time, and leaves a failed node inactive.
 
 Examples:
   ros2 launch actrec recognize.launch.py driver:=replay driver_options:="path=/data/run.mcap loop=true" hand:=true

@@ -152,7 +152,7 @@ class Renewed:
             self._close(key)
 
     def close(self) -> None:
-        """Unsubscribe. A later `settle` subscribes again, as Fast DDS frees the memory with a topic's last subscription."""
+        """Unsubscribe until a later `settle`: Fast DDS frees a topic's memory with its last subscription."""
         for key in list(self._held):
             self._close(key)
 

@@ -1,9 +1,10 @@
-"""`ros2 launch` starts the graph: the real command, the installed launch files, and one process for each node.
+"""`ros2 launch` starts the graph: the real command and the installed launch files.
 
 The launch packages come with a ROS 2 distribution; neither PyPI nor Debian has them. Without a sourced distribution, or
 their sources on PYTHONPATH, these tests are skipped, and only the plan of the launch files is tested (test_launch.py).
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -206,6 +207,35 @@ def test_launch_respawn_restarts_a_killed_node(launched: Callable[..., Launched]
     pids = run.wait_for(lambda: len(found := re.findall(started, run.output)) > 1 and found)
     assert int(pids[1]) != first
     run.wait_for(lambda: psutil.pid_exists(int(pids[1])))
+
+
+@pytest.mark.parametrize("victim", ["recognizer_node", "graph"])
+def test_launch_labels_go_on_after_a_process_was_killed(
+    launched: Callable[..., Launched], peer: Peer, victim: str
+) -> None:
+    peer.subscribe(ActionLabel, topics.ACTION_LABEL)
+    run = launched("actrec", "recognize.launch.py", "driver:=simulated", SMALL)
+    run.wait_for(lambda: peer.received[topics.ACTION_LABEL])
+
+    def processes() -> dict[str, psutil.Process]:
+        found = {}
+        for child in psutil.Process(run.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                name = child.name() if child.name().endswith("_node") else Path(child.cmdline()[1]).name
+                found[name] = child
+        return found
+
+    before = processes()
+    assert {"recognizer_node", "skeleton_node", "camera_node", "graph"} <= set(before)
+    before[victim].kill()
+    run.wait_for(lambda: processes().get(victim, before[victim]) != before[victim])
+    if victim == "graph":
+        assert psutil.wait_procs(list(before.values()), 30)[1] == [], "its nodes end with it"
+    killed_at = time.time_ns()
+    labels = peer.received[topics.ACTION_LABEL]
+    run.wait_for(lambda: conversions.stamp_to_ns(labels[-1].header.stamp) > killed_at)
+    peer.wait_until(lambda: peer.count_publishers(topics.ACTION_LABEL) == 1)
+    assert len(running_nodes(peer)) == 3
 
 
 def test_launch_wrong_argument_ends_with_its_name(launched: Callable[..., Launched]) -> None:
