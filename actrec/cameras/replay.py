@@ -84,16 +84,19 @@ class Decoder:
                 if not self._loop:
                     raise EndOfStream(f"'{self.recording.path}' has ended")
                 self._put(None)
+        except DeviceError as error:  # a reader would take it for a frame that is late, and read on without end
+            self._put(InputError(str(error)))
         except Exception as error:  # raised in the reading thread
             self._put(error)
 
     def _frames_of_loop(self) -> Iterator[RgbdFrame]:
-        elapsed_ns, last = 0, None
+        pace = Pace(rate=0.0)  # counts a clock that was set as playback does
+        first: int | None = None
         for frame in self.recording.frames(self._start_s):
-            elapsed_ns += max(0, frame.stamp_ns - last) if last is not None else 0
-            if self._duration_ns and elapsed_ns >= self._duration_ns:
+            played_ns = pace.advance(frame.stamp_ns)
+            first = played_ns if first is None else first
+            if self._duration_ns and played_ns - first >= self._duration_ns:
                 return
-            last = frame.stamp_ns
             yield frame
 
     def _put(self, item: RgbdFrame | Exception | None) -> bool:

@@ -18,7 +18,7 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, TYPICAL_FOV_DEG, CameraFiles, scale_to_size
 from actrec.utils.config import build, setting
-from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.utils.folders import expanded
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ CLOSE_S = 0.5
 """Wait for the reader thread at closing. A device that does not answer keeps it longer; it then ends by itself."""
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_CREDENTIALS = re.compile(r"//[^/@]*@")
+_CREDENTIALS = re.compile(r"//[^/?#]*@")  # to the last "@", as in FFmpeg
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,8 @@ class _Reader:
                 if found:
                     self._put(stamp_ns, image)
         except Exception as error:  # raised in the reading thread
-            self._finish(DeviceError(f"the {self._name} failed: {error}"))
+            failure = InputError if self._is_file else DeviceError  # a file does not recover
+            self._finish(failure(f"the {self._name} failed: {error}"))
         finally:
             self._capture.release()
 

@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = "folder of the new bag; with --label, of the clips (default: my_actions)"
     parser.add_argument("--out", metavar="BAG", help=out)
     parser.add_argument(
-        "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: all topics of the graph)"
+        "--topics",
+        nargs="+",
+        default=[],
+        metavar="TOPIC",
+        help="topics to record (default: the graph's, without scene flow)",
     )
     seconds = "seconds to record, from the first message (default: until Ctrl-C)"
     parser.add_argument("--duration", type=duration, default=0.0, metavar="S", help=seconds)

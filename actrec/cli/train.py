@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accelerator", choices=("auto", "gpu", "cpu"), help="(default: gpu if there is one)")
     add("--devices", type=int, help="GPUs of each node (default: all), or processes on a CPU")
     add("--nodes", type=int, help="machines, with torchrun or SLURM on each; they share the folder OUT")
-    add("--workers", type=int, help="processes that read clips, for each device (default: by its cores)")
+    add("--workers", type=int, help="processes that read clips, for each device (default: by its cores; on a CPU none)")
     way = "augment skeletons in batches on the training device, or clip by clip in the processes that read clips"
     add("--features", choices=("auto", "device", "workers"), help=f"{way} (default: device if it covers the network)")
     add("--compile", action="store_true", help="compile training steps, on a GPU as CUDA graphs, for small networks")

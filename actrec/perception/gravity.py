@@ -134,7 +134,9 @@ class GravityEstimator:
         angle = angle_deg(axis, stated)
         # As for an estimate: people who lie are no evidence.
         is_wrong = angle > MAX_LEAN_DEG and (
-            angle > UPSIDE_DOWN_DEG or walks(samples, axis) or bool(find_floors(frame, bodies, [axis]))
+            angle > UPSIDE_DOWN_DEG
+            or walks(samples, axis)
+            or bool(find_floors(frame, bodies, [axis]) and not find_floors(frame, bodies, [stated]))
         )
         before, self._contradicted = self._contradicted, is_wrong
         if not is_wrong:
@@ -166,8 +168,9 @@ class GravityEstimator:
         assumed = LEVEL if self._estimate is None else self._estimate
         angle = angle_deg(axis, assumed)
         on_floor = next(iter(find_floors(frame, bodies, [axis])), None)
-        if angle > MAX_LEAN_DEG and on_floor is None and angle < UPSIDE_DOWN_DEG:
-            on_floor = next(iter(find_floors(frame, bodies, [assumed])), None)  # people who lie on it
+        if MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG and (on_floor is None or not walks(samples, axis)):
+            # People who lie on it: a plane at their feet is then a wall.
+            on_floor = next(iter(find_floors(frame, bodies, [assumed])), on_floor)
         if on_floor is None and self._estimate is None and frame.depth is not None and self._tries < MAX_TRIES:
             self._tries += 1
             on_floor = search_floor(frame, bodies, axis)  # people who bend
@@ -182,7 +185,7 @@ class GravityEstimator:
         if self._estimate is None:
             self._set(found)
         elif angle_deg(found, self._estimate) < (FLOOR_CHANGE_DEG if on_floor is not None else PEOPLE_CHANGE_DEG):
-            self._moved = None
+            self._moved, self.warning = None, ""
         elif on_floor is not None or stands:
             if self._moved is not None and angle_deg(found, self._moved) < FLOOR_CHANGE_DEG + STANDING_ERROR_DEG:
                 self._set(found)
@@ -226,7 +229,8 @@ def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
     """Return whether a straight body moves across its own axis [3], as lying people do not."""
     bases: dict[str, list[np.ndarray]] = {}
     for sample in samples:
-        if sample.weight > SEATED_WEIGHT and np.isfinite(sample.base).all():
+        along = angle_deg(sample.axis, axis) < SEATED_ERROR_DEG  # not before a fall, in which the hips move as well
+        if along and sample.weight > SEATED_WEIGHT and np.isfinite(sample.base).all():
             bases.setdefault(sample.body_id, []).append(sample.base - (sample.base @ axis) * axis)
     ways = (np.linalg.norm(np.subtract(way, np.median(way, axis=0)), axis=1) for way in bases.values())
     return any(float(np.percentile(way, 90)) > WALK_M for way in ways)

@@ -192,7 +192,7 @@ class _Perception:
         self, frame: RgbdFrame, bodies: list[Body], window_m: float, depth_m: float, radius_m: float
     ) -> Iterator[tuple[Detection, np.ndarray, np.ndarray]]:
         """Yield hands or faces, whose landmarks have no visibility, with their positions and scores."""
-        config = LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
+        config = LiftingConfig(window_m, 0.02, max_disagreement_m=depth_m, hidden_m=depth_m, min_joint_score=0.0)
         upright = self._upright(frame)
         turned = [gravity.turn_joints(_canonical(body), frame.intrinsics, self._turns) for body in bodies]
         for found in self._estimator.estimate(upright, turned):

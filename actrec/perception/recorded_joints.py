@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrec.cameras.mounting import DRIVER_OPTION, open_mounted
+from actrec.perception import networks
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
 from actrec.recordings import MOUNT_OPTION, RecordingConfig, detect_format, existing_path, log, open_recording
@@ -169,12 +170,13 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
 
 
 def _cache_key(path: Path, config: RecordingConfig) -> str:
-    """Hash the recording's files (by size and time), the options, the lens file and the estimator's code."""
+    """Hash the recording's files (by size and time), the options, the lens file, the estimator's code and networks."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     sizes = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     lens = Path(config.intrinsics).expanduser()
     lens_text = lens.read_text(errors="replace") if config.intrinsics and lens.is_file() else ""
-    content = json.dumps([_estimator(CODE), str(path.resolve()), sizes, asdict(config), lens_text])
+    hashes = [file.sha256 for file in networks.files().values()]
+    content = json.dumps([_estimator(CODE), hashes, str(path.resolve()), sizes, asdict(config), lens_text])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

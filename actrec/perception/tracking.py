@@ -19,6 +19,9 @@ DUPLICATE_M = 0.2
 DRIFT_M_S, WIDEST_M = 1.0, 0.9
 """Growth of a track's gate while it is not detected, and its limit: the cost of a joint is at most 1 m."""
 
+MOST_M = 1.0
+"""Least limit of the distance of a joint in a cost."""
+
 FAR = 1e3
 
 
@@ -83,6 +86,7 @@ class Tracker:
         from scipy.optimize import linear_sum_assignment  # takes 0.8 s, and nodes of hands and faces need none
 
         self.config, self._assign = build(TrackerConfig, options), linear_sum_assignment
+        self._most_m = max(MOST_M, 1.5 * self.config.gate_m)  # beyond every gate
         self._tracks: list[Track] = []
         self._detected: set[str] = set()
         self._count = 0
@@ -116,7 +120,7 @@ class Tracker:
 
     def _match(self, stamp_ns: int, bodies: list[Body]) -> set[str]:
         """Update or start a track for each body; return the ids of these tracks."""
-        costs = np.array([[_cost(*t.predict(stamp_ns), body) for body in bodies] for t in self._tracks])
+        costs = np.array([[_cost(*t.predict(stamp_ns), body, self._most_m) for body in bodies] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(bodies))
         unmatched, detected = set(range(len(bodies))), set[str]()
         gates = np.array([[self._gate(track, stamp_ns)] for track in self._tracks]).reshape(-1, 1)
@@ -183,8 +187,8 @@ def _smooth_velocity(old: np.ndarray, moved: np.ndarray, dt: float, gain: float)
     return (old + gain * (np.median(known, axis=0) / dt - old)).astype(np.float32)
 
 
-def _cost(positions: np.ndarray, pixels: np.ndarray, body: Body) -> float:
-    """Return the mean distance in meters of a body's joints from their prediction, each at most one meter."""
+def _cost(positions: np.ndarray, pixels: np.ndarray, body: Body, most_m: float = MOST_M) -> float:
+    """Return the mean distance in meters of a body's joints from their prediction, each at most `most_m`."""
     distances = np.linalg.norm(positions - body.positions, axis=1)
     weight = np.where(np.isfinite(distances), body.scores + 0.05, 0.0)
     if weight.sum() == 0:
@@ -195,7 +199,7 @@ def _cost(positions: np.ndarray, pixels: np.ndarray, body: Body) -> float:
         weight = np.where(np.isfinite(distances), body.scores + 0.05, 0.0)
     if weight.sum() == 0:
         return FAR
-    return float((weight * np.minimum(np.nan_to_num(distances), 1.0)).sum() / weight.sum())
+    return float((weight * np.minimum(np.nan_to_num(distances), most_m)).sum() / weight.sum())
 
 
 def _offset(positions: np.ndarray, body: Body) -> float:

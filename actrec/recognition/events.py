@@ -7,7 +7,7 @@ The longer an action has lasted, the longer it may pause. Classes that are motio
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -240,24 +240,43 @@ class EventDetector:
             state.average = np.zeros_like(state.average)
             state.since_ns[:] = state.above_ns[:] = _NEVER
 
-    def rename(self, body_id: str, joints: np.ndarray, lost: Collection[str]) -> None:
-        """Give the event of a body out of `lost` to a new body at its place: tracking has changed the person's id."""
-        seen = joints[np.isfinite(joints).all(axis=-1)]
-        distances = {
-            other: math.dist(middle(seen), middle(self._states[other].joints))
-            for other in lost
-            if len(seen) and other in self._states and self._states[other].event is not None
-        }
-        nearest = min(distances, key=lambda other: distances[other], default="")
-        if nearest and distances[nearest] <= SAME_PLACE_M:
-            self._give(nearest, body_id)
-            self._states[body_id].given_by = nearest
+    def rename(self, new: Mapping[str, np.ndarray], lost: Collection[str]) -> dict[str, str]:
+        """Give events of bodies out of `lost` to new bodies at their places: tracking has changed the persons' ids.
 
-    def give_back(self, found: Collection[str]) -> None:
-        """Give an event back to the body that had it before `rename`, if it is among those found again."""
+        The nearest two come first, so that of several people who get new ids, the one who acts keeps the event.
+
+        Args:
+            new: Joints [V, 3] of each new body, m.
+            lost: Ids of tracked bodies that are not in this frame.
+
+        Returns:
+            The id before, of each new body that was given an event.
+        """
+        places = {body_id: middle(joints[np.isfinite(joints).all(axis=-1)]) for body_id, joints in new.items()}
+        old = {other: middle(self._states[other].joints) for other in lost if other in self.present_events}
+        pairs = [(math.dist(places[body_id], old[other]), body_id, other) for body_id in places for other in old]
+        renamed: dict[str, str] = {}
+        for _, body_id, other in sorted(pair for pair in pairs if pair[0] <= SAME_PLACE_M):
+            if body_id not in renamed and other not in renamed.values():
+                self._give(other, body_id)
+                self._states[body_id].given_by = renamed[body_id] = other
+        return renamed
+
+    def give_back(self, found: Mapping[str, np.ndarray]) -> None:
+        """Give events back to the bodies that had them before `rename`, if these are found again near their events.
+
+        A publisher may have used such an id for another person meanwhile, who is elsewhere or has an event of its own.
+
+        Args:
+            found: Joints [V, 3] of each tracked body that is found, m.
+        """
         for body_id, state in list(self._states.items()):
-            if state.event is not None and state.given_by in found:
-                self._give(body_id, state.given_by)
+            before = state.given_by
+            if state.event is None or before not in found or before in self.present_events:
+                continue
+            place = middle(found[before][np.isfinite(found[before]).all(axis=-1)])
+            if math.dist(place, middle(state.joints)) <= 2 * SAME_PLACE_M:
+                self._give(body_id, before)
 
     def _give(self, body_id: str, other: str) -> None:
         """Move the state of a body, with its event, to another."""
@@ -272,6 +291,8 @@ class EventDetector:
         if state.rested >= 0:
             if state.since_ns[state.rested] == _NEVER:
                 state.rested = -1
+            elif state.rest.lasts(state.stamp_ns, self.config.rest_s):  # again: the motion in between was short
+                state.resumed_ns = _NEVER
             elif state.resumed_ns == state.rest.still_ns == _NEVER:
                 state.resumed_ns = state.stamp_ns
         if event is None:
@@ -302,6 +323,8 @@ class EventDetector:
             return []
         start_ns = max(int(state.since_ns[best]), state.resumed_ns if best == state.rested else _NEVER)
         state.rested = -1
+        if state.event is not None:  # if it comes back, its next event starts after this one
+            state.since_ns[state.event.class_id] = state.stamp_ns
         ended = self._ended(state, state.stamp_ns)
         state.event = ActionEvent(
             self.next_id,

@@ -1,5 +1,6 @@
 """Comparison of labels with the actions that simulated actors perform: found or not, other labels, delay."""
 
+import itertools
 import math
 import statistics
 from collections import Counter, deque
@@ -31,6 +32,7 @@ class _Performed:
     end_ns: int
     delay_s: float | None = None  # from its start to the first right label
     confidence: float = math.nan  # of that label
+    body_id: str = ""  # of the body with that label
     others: list[str] = field(default_factory=list)
 
 
@@ -78,19 +80,19 @@ class GroundTruth:
             self._labels.pop(next(iter(self._labels)))
         late_ns = stamp_ns - TOLERANCE_S * NANOSECONDS
         oldest_ns = stamp_ns - _LATEST_S * NANOSECONDS
-        near: list[_Performed] = []  # the newest first
-        for entry in reversed(self._performed):
-            if entry.start_ns < oldest_ns:
-                break
-            if entry.start_ns <= stamp_ns and late_ns <= entry.end_ns:
-                near.append(entry)
+        newest = itertools.takewhile(lambda entry: entry.start_ns >= oldest_ns, reversed(self._performed))
+        long = [e for e in self._present.values() if e.start_ns < oldest_ns and e.action not in RESTING]
+        near = [e for e in (*newest, *long) if e.start_ns <= stamp_ns and late_ns <= e.end_ns]  # the newest first
         now = " + ".join(sorted({entry.action for entry in near if stamp_ns <= entry.end_ns})) or WAITING
         if label == UNKNOWN:
             return now, None
-        right = next((entry for entry in near if entry.action == label), None)
+        alike = [entry for entry in near if entry.action == label]
+        own = next((e for e in alike if e.body_id == body_id and stamp_ns <= e.end_ns), None)
+        right = own or next((entry for entry in alike if entry.delay_s is None), None) or next(iter(alike), None)
         if right is not None:
             if right.delay_s is None:
                 right.delay_s, right.confidence = (stamp_ns - right.start_ns) / NANOSECONDS, confidence
+                right.body_id = body_id
         elif changed and near:
             near[0].others.append(label)
         elif changed:

@@ -41,11 +41,9 @@ from actrec.utils.geometry import motion_at_joints
 TURNED_COSINE = 0.94
 """Cosine of 20°: a direction of gravity that changes by more means a camera that was turned."""
 
-TOLERANCE_S = 1 / 120
-"""Messages whose stamps differ by less belong to the same frame."""
+TOLERANCE_S = 1 / 120  # messages whose stamps differ by less belong to the same frame
 
-RATE_S = 1.0
-"""Time over which the rate of frames is measured, at least."""
+RATE_S = 1.0  # time over which the rate of frames is measured, at least
 
 
 class ActionRecognizer:
@@ -285,22 +283,24 @@ class ActionRecognizer:
         return (positions @ gravity.rotation_between(up, self._buffers.up).T).astype(np.float32)
 
     def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints], up: np.ndarray | None) -> None:
-        self._detector.give_back(found.keys() & self._tracks.keys())
+        self._detector.give_back({body_id: found[body_id].positions for body_id in found.keys() & self._tracks.keys()})
         new = [body_id for body_id in found if body_id not in self._tracks]
-        new.sort(key=lambda body_id: float(np.nanmedian(found[body_id].positions[:, 2])))
+        lost = self._tracks.keys() - found.keys()
+        renamed = self._detector.rename({body_id: found[body_id].positions for body_id in new}, lost)
+        if len(self._tracks) + len(new) > self.config.max_bodies:  # a person with a new id needs no more room
+            self._tracks = {name: track for name, track in self._tracks.items() if name not in renamed.values()}
+        new.sort(key=lambda body_id: (body_id not in renamed, float(np.nanmedian(found[body_id].positions[:, 2]))))
         room = max(self.config.max_bodies - len(self._tracks), 0)
         self.counts.over_limit += len(new[room:])
-        for body_id in new[:room]:
-            self._detector.rename(body_id, found[body_id].positions, self._tracks.keys() - found.keys())
-            self._tracks[body_id] = self._inputs.new_track()
-        for body_id, track in self._tracks.items():
-            if body_id in found:
-                restarted = track.add(stamp_ns, self._steady(found[body_id].positions, up), self._inputs)
-                if restarted == ANOTHER:
-                    self._events += self._detector.end(body_id, stamp_ns)
-                if restarted:
-                    self.counts.restarts += 1
-                    self._detector.restart([body_id])
+        self._tracks |= {body_id: self._inputs.new_track() for body_id in new[:room]}
+        restarted = []
+        for body_id in [name for name in self._tracks if name in found]:
+            why = self._tracks[body_id].add(stamp_ns, self._steady(found[body_id].positions, up), self._inputs)
+            if why == ANOTHER:
+                self._events += self._detector.end(body_id, stamp_ns)
+            restarted += [body_id] if why else []
+        self._detector.restart(restarted)
+        self.counts.restarts += bool(restarted)  # once for all bodies, as for stamps that jump back
         self._buffers.newest_ns["bodies"] = stamp_ns
         self._buffers.skeletons.add(stamp_ns, (dict(found), up))
         self._add_points(stamp_ns, {body_id: {"pixels": joints.pixels} for body_id, joints in found.items()})

@@ -157,7 +157,7 @@ class Counts:
     labels: int = 0  # predictions made by the network
     skipped: int = 0  # predictions that were due in a frame for which `predict` was not called
     duplicates: int = 0  # frames ignored because their stamp equals the previous one
-    restarts: int = 0  # windows restarted because of a gap or of stamps that jump back
+    restarts: int = 0  # frames in which windows restarted because of a gap or of stamps that jump back
     over_limit: int = 0  # bodies ignored because `max_bodies` are tracked already
     missing_input: int = 0  # predictions replaced by `unknown` because a required stream is missing
 

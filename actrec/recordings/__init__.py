@@ -65,7 +65,9 @@ class RecordingConfig:
     """Settings that complete or override a recording; empty or 0 uses the recording's own value."""
 
     color_topic: str = setting("", "Color topic of a bag; empty finds it by type and name")
-    depth_topic: str = setting("", "Depth topic of a bag; empty finds it by type and name, 'none' plays without depth")
+    depth_topic: str = setting(
+        "", "Depth topic of a bag; empty finds it by type and name, 'none' plays a bag or folder without depth"
+    )
     camera_info_topic: str = setting("", "CameraInfo topic of a bag; empty takes the color topic's neighbor")
     skeleton_topic: str = setting("", "SkeletonArray topic of a bag without images; empty finds it")
     intrinsics: str = setting("", "Pinhole intrinsics: 'fx,fy,cx,cy' in pixels, or the path of a YAML file")

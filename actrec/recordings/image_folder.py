@@ -66,6 +66,9 @@ class FolderRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing_path(path), config)
         color, depth = _list_images(self.path)
+        has_npz = (self.path / NPZ_NAME).is_file()
+        if config.depth_topic == "none":
+            depth, has_npz = [], False
         if not color:
             raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")
         height, width = _read_color(color[0][1]).shape[:2]
@@ -77,9 +80,8 @@ class FolderRecording(Recording):
         except ConfigError as error:
             raise InputError(f"'{file}': {error}") from error
         self.intrinsics = resolve_intrinsics(self.path, config, width, height, self.path)
-        npz = self.path / NPZ_NAME
         limit = _MAX_PIXEL_BYTES * len(color) * height * width + (1 << 20)
-        self._npz = load_npz(npz, ("depth",), limit)["depth"] if npz.is_file() and not depth else None
+        self._npz = load_npz(self.path / NPZ_NAME, ("depth",), limit)["depth"] if has_npz and not depth else None
         self._pairs = self._pair_images(color, depth)
         played = {file for file, _ in self._pairs}
         stamps = _stamps(self.path, [number for number, _ in color], config.fps or fps or FPS)

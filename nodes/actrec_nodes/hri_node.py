@@ -13,6 +13,7 @@ from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
+from actrec.recognition.predictions import hand_owner
 from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25, convert
 from actrec.types import Body
 from actrec.utils import calibration_files, gravity
@@ -184,11 +185,11 @@ class HriNode(ActrecNode[HriConfig]):
     def _on_event(self, event: ActionEvent) -> None:
         if event.kind != ActionEvent.BEGAN:
             return
-        body = self._bodies.get(event.body_id)
+        body = self._bodies.get(hand_owner(event.body_id))
         number = gesture(self._hri, event.label, body, self._up) if body is not None else None
-        if number is not None:
+        if body is not None and number is not None:
             message = self._hri.Gesture(header=event.header, gesture=number)
-            self._by_body[event.body_id]["gesture"].publish(message)
+            self._by_body[body.body_id]["gesture"].publish(message)
         if self._intents is not None and event.label in self._intent_of:
             self._intents.publish(intent(self._actions, self._intent_of[event.label], event))
 
@@ -246,7 +247,7 @@ def gesture(hri: Any, label: str, body: Body, up: np.ndarray) -> int | None:
 def intent(actions: Any, name: str, event: ActionEvent) -> Any:
     """Return a hri_actions_msgs/Intent of the person of an event toward the robot."""
     kind = actions.Intent
-    data = {"agent": event.body_id, "recipient": ROBOT, "object": event.label}
+    data = {"agent": hand_owner(event.body_id), "recipient": ROBOT, "object": event.label}
     return kind(
         intent=name,
         data=json.dumps(data),

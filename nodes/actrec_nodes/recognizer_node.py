@@ -421,7 +421,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if response.success:
             self.config = dataclasses.replace(self.config, model=request.package)
             self.set_parameters([Parameter("model", value=request.package)])
-            self.report()  # `actrec run` starts the node again with this model
+            self.report()  # its supervisor starts the node again with this model
         return response
 
     def _load_and_replace(self, model: str, loaded: Future | None, cleaned: int) -> None:

@@ -177,8 +177,11 @@ class RecordNode(Node):
             self.dropped += 1
             return
         now_ns = self.get_clock().now().nanoseconds
-        if now_ns == 0 and len(self._early) < EARLY:  # simulated time: a bag that starts at 0 would last for decades
-            self._early.append((topic, raw))
+        if now_ns == 0:  # simulated time: a bag that starts at 0 would last for decades
+            if len(self._early) < EARLY and sum(len(other) for _, other in self._early) < self.config.buffer_mb * 1e6:
+                self._early.append((topic, raw))
+            else:
+                self.dropped += 1
             return
         self._write_early(now_ns)
         self._enqueue(len(raw), self._writer.write, topic, now_ns, raw)

@@ -257,3 +257,13 @@ def test_hri_node_publishes_intents_over_dds(add: Any, peer: Peer) -> None:
 
     peer.wait_until(send)
     assert peer.received["intents"][0].intent == actions.Intent.GREET
+
+
+def test_hri_node_event_of_a_hand_is_its_persons(add: Any, published: dict[str, list[Any]]) -> None:
+    node, waved = add(HriNode), event("wave")
+    assert node.start()
+    node._on_skeletons(skeletons(person()))
+    waved.body_id = "body_7_left"
+    node._on_event(waved)
+    assert json.loads(published["intents"][-1].data)["agent"] == "body_7"
+    assert [message.gesture for message in published["humans/bodies/body_7/gesture"]] == [6]

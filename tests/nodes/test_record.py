@@ -36,6 +36,7 @@ from actrec.recordings.rosbag.bag_files import Bag
 from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec_nodes import record_node
 from actrec_nodes.bringup import launching
 from actrec_nodes.bringup.endings import PARENT
 from actrec_nodes.common import conversions, topics
@@ -410,3 +411,14 @@ def test_record_wrong_arguments_leave_no_bag(arguments, message, tmp_path, capsy
     assert status == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "bag").exists()
+
+
+def test_record_messages_before_the_simulated_time_beyond_the_limit_are_dropped(ros, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_node, "EARLY", 2)
+    node = RecordNode({"cli_args": ["--ros-args", "-p", "use_sim_time:=true"]}, out=str(tmp_path / "b"))
+    for _ in range(3):
+        node._receive("/late", b"text")
+    assert (len(node._early), node.dropped) == (2, 1), "the bag would start at 0"
+    node._early.clear()
+    node.finish()
+    node.destroy_node()

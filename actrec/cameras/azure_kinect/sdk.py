@@ -6,6 +6,7 @@ the device in class attributes that two cameras would share, and leak images and
 
 import ctypes
 import importlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from actrec.recordings.image_decoding import MILLIMETER, DamagedImageError, deco
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Intrinsics
 from actrec.utils import camera_model
-from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
+from actrec.utils.errors import DeviceError, EndOfStream, InputError, MissingLibraryError
 from actrec.utils.folders import expanded
 
 COLOR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
@@ -226,7 +227,7 @@ class Playback:
             raise DeviceError(f"there is no recording '{path}': check the option recording")
         self._handle = record.k4a_playback_t()
         with collect_errors(k4a) as errors:
-            result = record.k4a_playback_open(str(file).encode(), self._handle)
+            result = record.k4a_playback_open(os.fsencode(file), self._handle)
         if result:
             raise DeviceError(f"'{path}' is not an Azure Kinect recording{_quote(errors)}: record it with k4arecorder")
         self._moved_us = 0
@@ -251,14 +252,14 @@ class Playback:
 
         Raises:
             EndOfStream: The recording has ended.
-            DeviceError: The file is damaged.
+            InputError: The file is damaged.
         """
         record, handle = self._record, self._k4a.k4a_capture_t()
         result = record.k4a_playback_get_next_capture(self._handle, handle)
         if result == record.K4A_STREAM_RESULT_EOF:
             raise EndOfStream(f"the recording '{self._path}' has ended")
         if result != record.K4A_STREAM_RESULT_SUCCEEDED:
-            raise DeviceError(f"the recording '{self._path}' is damaged: record it again, or cut it with mkvmerge")
+            raise InputError(f"the recording '{self._path}' is damaged: record it again, or cut it with mkvmerge")
         return Capture(self._k4a, handle)
 
     def start_imu(self) -> bool:
@@ -423,7 +424,7 @@ class BodyTracker:
         self._k4abt, self._pose, self._intrinsics = k4abt, to_color, intrinsics
         self._handle = k4abt.k4abt_tracker_t()
         settings = k4abt.k4abt_tracker_configuration_t(
-            processing_mode=PROCESSING[processing], model_path=model.encode() or None
+            processing_mode=PROCESSING[processing], model_path=os.fsencode(expanded(model)) if model else None
         )
         if k4abt.k4abt_tracker_create(calibration, settings, self._handle):
             raise DeviceError(

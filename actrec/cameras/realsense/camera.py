@@ -133,6 +133,7 @@ class RealSenseCamera(DeviceCamera):
         super()._reset()
         self._pace = Pace(1.0)
         self._number: int | None = None
+        self._counted = 0  # incomplete and unpaired framesets before that number
         self._warned = False
 
     def _open(self) -> None:
@@ -149,7 +150,9 @@ class RealSenseCamera(DeviceCamera):
 
     def _find(self) -> Any:
         """Return the device, after a reset if one is due."""
-        device = realsense_device.find(self._context, self.serial)
+        connected = realsense_device.connected(self._context)
+        same = self.serial if self.serial in connected else self.config.serial  # another one may be in its place
+        device = realsense_device.find(self._context, same)
         self.serial = realsense_device.info(device, rs.camera_info.serial_number)  # a reset must find the same camera
         if self.config.reset == "always" or (self.config.reset == "stall" and self._stalled):
             logger.warning("resetting RealSense %s", self.serial)
@@ -247,9 +250,10 @@ class RealSenseCamera(DeviceCamera):
 
     def _frame(self, frames: Any, color: Any, arrival: int) -> RgbdFrame:
         stamp, number = self._stamp(color, arrival), color.get_frame_number()
+        counted = self.incomplete + self.unpaired
         if self.live and self._number is not None and number > self._number:
-            self.skipped += number - self._number - 1
-        self._number = number
+            self.skipped += max(number - self._number - 1 - (counted - self._counted), 0)
+        self._number, self._counted = number, counted
         if self.live:
             self._stamps.update(stamp, arrival)
         else:

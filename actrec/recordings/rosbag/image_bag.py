@@ -1,5 +1,6 @@
 """Playback of the images of rosbag2 bags (mcap or sqlite3): color, with depth paired and registered to it."""
 
+import contextlib
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -161,8 +162,8 @@ class BagRecording(OpenBag):
 
         Warn if depth is in another frame than color.
         """
-        topic, raw = self.topics.depth, self._first(self.topics.depth)
-        other = "" if topic is None or raw is None else self._deserialize(topic, raw).header.frame_id
+        topic, first = self.topics.depth, self._first_whole(self.topics.depth)
+        other = "" if first is None else first.header.frame_id
         if not other or not frame_id:
             return None
         frames = f"bag '{self.path}': depth on {topic} is in frame '{other}', color in '{frame_id}'"
@@ -228,13 +229,17 @@ class BagRecording(OpenBag):
                 raw = raw[:4] + stamp + raw[12:]
             yield channel.topic, time, raw
 
+    def _first_whole(self, topic: str | None) -> Any:
+        """Return the first of a topic's messages that is not damaged, or None."""
+        for _, _, raw in islice(self._messages([topic]), _PROBE) if topic else ():
+            with contextlib.suppress(DamagedImageError):
+                return self._deserialize(str(topic), raw)
+        return None
+
     def _encoding(self, topic: str) -> str:
-        """Return the encoding of a topic's first image; empty without images."""
-        raw = self._first(topic)
-        if raw is None:
-            return ""
-        message = self._deserialize(topic, raw)
-        return message.encoding if hasattr(message, "encoding") else message.format
+        """Return the encoding of a topic's first whole image; empty without images."""
+        message = self._first_whole(topic)
+        return "" if message is None else str(getattr(message, "encoding", None) or getattr(message, "format", ""))
 
     def _deserialize(self, topic: str, raw: bytes) -> Any:
         kind = next(c.msgtype for c in self._reader.connections if c.topic == topic)

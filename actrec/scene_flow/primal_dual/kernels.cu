@@ -8,7 +8,7 @@
   for (int y = blockIdx.y * blockDim.y + threadIdx.y; y < rows; y += gridDim.y * blockDim.y)              \
     for (int x = blockIdx.x * blockDim.x + threadIdx.x; x < columns; x += gridDim.x * blockDim.x)
 
-// Planes of a state, of a level's terms, and passed on to the next finer level, as in sweeps.py and settings.py.
+// Planes of a state, of a level's terms, and passed on to the next finer level, as in sweeps.py and cpu.py.
 enum { U, V, W, U_BAR, V_BAR, W_BAR, PD, PUX, PUY, PVX, PVY, PWX, PWY, STATE };
 enum { IT, IX, IY, ZT, ZX, ZY, SIGMA, RX, RY, MZX_U, MZY_V, M_W, TAU_IU, TAU_IV, TAU_W, STEP_IX, STEP_IY, REACH, TERMS };
 enum { KEPT = 10 };

@@ -10,7 +10,7 @@ Readings, choices where the paper is silent or ambiguous:
 - **K_v, A_k.** ST-GCN's spatial partition (three subsets by distance to the root), normalized by degree. The root is
   the spine's base; ST-GCN's code takes the shoulders' center, which exchanges two edges.
 - **Graph depth and width.** ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3, temporal kernel 9, stride 2 at the fifth and
-  eighth; 3.1 M parameters per branch. The shipped packages have 3/8 of the width.
+  eighth; 3.1 M parameters per branch (packages: 3/8 of the width). Dropout is not given: 0; in ST-GCN's own rows 0.5.
 - **Graph input.** Meters divided by the torso length; Eq. 1's 0–255 is for the CNNs alone.
 - **"Exponential LR decay with a factor of 0.1".** A smooth fall by 0.1 every 30 epochs (SYSU 100), because 0.1 per
   epoch would end training after three. Epochs are not given: 60 (SYSU 200).
@@ -40,8 +40,8 @@ Readings, choices where the paper is silent or ambiguous:
 - **Missing modalities.** The paper has all five. An input that is all zero adds no score, decided per sample inside
   the graph. A body without any optical flow counts as "no flow". The paper trains without gaps; a network that must
   handle them should be trained on them.
-- **Several bodies.** Not given; NTU's recipes use two. Graph: mean of the bodies' features before `fc`, absent ones
-  zero. Stamps: mean score of the bodies present. HCN: maximum over bodies after conv6.
+- **Several bodies.** Not given; NTU's recipes use two. Graph: mean of the bodies' features before `fc`, with absent
+  ones' input zero. Stamps: mean score of the bodies present. HCN: maximum over bodies after conv6.
 - **ImageNet.** Stamps are normalized by ImageNet's mean and deviation inside the network. Pretraining is not
   mentioned: `--init` gives every branch the same checkpoint, else torchvision's initialization.
 - **EfficientNet and ResNet.** B0 with dropout 0.2 and stochastic depth 0.2; ResNet-50 is torchvision's v1.5.

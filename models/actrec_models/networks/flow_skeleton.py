@@ -22,17 +22,17 @@ Readings, choices where the paper is silent or ambiguous:
   residual. "Filters of size 1 with stride 1" refers to the other units. Even filters pad one more ahead, as Keras; N
   is a multiple of 4.
 - **Temporal downsampling by 5.** "Filter size 1 and stride s" is one filter shared by all rows, whose one weight
-  starts at 1. A channel per row would mix joints.
+  starts at 1. A channel per row would mix joints. No batch norm or ReLU follows it: joints are in [−1, 1].
 - **FC-768.** Fig. 1 is not in the text. FC-256 (ReLU) of Res-TCN beside FC-512 (softmax) of Res-BJCN, then dropout
   and softmax layer. `bjcn=false` is Res-TCN as published: average pooling, softmax layer.
 - **Joint map's [−1, 1].** Stored bounds (x, y ±2.5 m, z 0 to 5 m, clipped). A clip's own extrema would change a live
   pose with the rest of the window. Missing joints take their parent's place.
 - **Flow's [0, 255].** Stored bounds of ±2 m/s, so no motion is 128; unknown motion counts as none. x, y, z are R, G,
   B.
-- **Center crop.** 320×240 of 512×424 is kept as 240/424 of the height and 4/3 as wide, so people are not stretched at
-  other aspect ratios. It shows 0.66 m of height per meter of distance before a Kinect v2. Other cameras see less:
-  `share=0.72` and `share=0.85` of the height show as much at 525 and 615 px of focal length and 480 rows. It is cut in
-  the color image's pixels, like the joints, whatever the flow's own size. Colors are mapped before resizing.
+- **Center crop.** 320×240 of the depth image's 512×424 show 0.66 m of height per meter of distance. Here it is cut in
+  the color image's pixels, like the joints, whatever the flow's own size, as `share` of the height (240/424) and 4/3 as
+  wide, so people are not stretched. As much is shown by `share=0.645` of NTU's color (1060 px of focal length, 1080
+  rows), as in the recipes, and 0.72 and 0.85 at 525 and 615 px and 480 rows. Colors are mapped before resizing.
 - **C3D input.** Colors less 128, the code of no motion; `scale=1` for Sports-1M weights. Random weights are Glorot's
   (Keras); attention then enlarges features up to eight times. Measured on a few SGD steps of 1e-3: small test
   networks with attention (32 px, width 4) diverge with `scale=1`, not with 1/128. The full `flow_skeleton` on one

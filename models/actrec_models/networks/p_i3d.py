@@ -38,7 +38,8 @@ Readings, choices where the paper is silent or ambiguous:
   else wrist, hand and tip.
 - **Unknown areas** are black (−1): outside the image, a missing body or hand. "Full image" keeps proportions, black
   above and below.
-- **Pose.** One body, 25 joints; the authors' code gives both bodies (150 values). Normalized as elsewhere (authors'
+- **Body.** Crops and pose are of body 0, in NTU the one that moves most: another is seen only inside these crops.
+- **Pose.** 25 joints; the authors' code gives both bodies (150 values). Normalized as elsewhere (authors'
   code: minus the first frame's spine).
 - **"Cut the videos into sub-sequences of 20 and 5 frames", as [32].** One pose of each of t_p equal segments of the
   whole recording, at random in training, as the authors' code; in tests the middle one (there too a random one).

@@ -18,13 +18,14 @@ Readings, choices where the paper is silent or ambiguous:
   mapped to C_out.
 - **Residuals, norms.** Fig. 5 shows only residuals. One around attention with its linear layer, one around MS-TFF:
   1×1 convolution if channels change, every second frame at stride 2. Batch norm after each convolution but f1 and f2,
-  ReLU after each half. Coordinates are batch-normalized per joint as in ST-GCN, alike for both bodies. No stem.
+  ReLU after each half and after MS-TFF's 1×1 convolution. Coordinates are batch-normalized per joint as in ST-GCN,
+  alike for both bodies. No stem.
 - **MS-TFF.** "Split … into B branches through a 1×1 convolutional layer": a C→C convolution whose outputs are
   divided. k=3 and k=9 are B = 1 and keep it: without it k=3 − (3,5,7,9) would be 0.3 M parameters, the paper's is 1.1
   M. The stride is in the branches.
 - **SEM-fuse.** Logits are log(softmax a + softmax b); each stream has its own cross-entropy, so they learn apart. The
   default is the joint stream (Tables 1, 2).
-- **Second body.** Mean of the M bodies' features (2s-AGCN); an absent body is zero.
+- **Second body.** Mean of the M bodies' features (2s-AGCN); the input of an absent body is zero.
 - **SHREC'17 hands.** Centered on the window's mean palm, divided by wrist to middle finger, not turned, because
   swipes have a side. The root's bone is its place (`root_bone: origin`), or the bone stream would not get the hand's
   path (training loss of the bone stream, sixteenth epoch: 1.46 without, 0.67 with; joints 0.76 and 0.71).
@@ -33,8 +34,9 @@ Readings, choices where the paper is silent or ambiguous:
 - **14 and 28 classes.** The shipped packages are one network on the 28, whose probabilities are summed by gesture;
   `papers/sem_spa:9` trains one for each column, as the paper.
 - **Cross-setup.** "Odd setup IDs for training" is taken as a slip: the dataset trains on the even ones.
-- **Training.** "In the supplement", not at hand: AdamW, one cycle to 1e-3, batch 64, 80 epochs, averaged weights,
-  gradients clipped at 1, augmented clips, 8 s windows.
+- **Training.** "In the supplement", not at hand: AdamW, one cycle, 80 epochs, averaged weights, gradients clipped at
+  1, augmented clips, dropout 0.1 in SEM-Net. NTU: to 1e-3, batch 64, 8 s windows. SHREC'17: SEM-Net to 2e-3, SPA-Net
+  to 1e-3 with labels smoothed by 0.1, batch 32, clips stretched.
 - **SEM+SPA.** Trained alone, then 5 epochs together at a tenth of the rate; the paper does not say.
 """
 

@@ -1,5 +1,6 @@
 """The action `~/wait_for_action`: clients wait for an action of a person, without a filter of their own."""
 
+import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rclpy.duration import Duration
 from rclpy.task import Future
 
 from actrec.recognition import ActionEvent
+from actrec.recognition.events import BEGAN
 from actrec.recognition.predictions import hand_owner
 from actrec_nodes.common.diagnostics import shorten
 from actrec_nodes.common.lifecycle import ActrecNode
@@ -136,7 +138,8 @@ class WaitForActionServer:
             found = [event for event in (*events, *present) if event.event_id > goal.newest_id]
             found += present if goal.handle.request.accept_present else ()
             if event := next((event for event in found if _meets(event, goal.handle.request)), None):
-                self._later(goal, Result.NONE, "", message(event))
+                # It may reach the confidence as it ends.
+                self._later(goal, Result.NONE, "", message(dataclasses.replace(event, kind=BEGAN)))
 
     async def _execute(self, handle: Any) -> Any:
         """Wait for the result of a goal; rclpy calls this in the thread of the executor."""

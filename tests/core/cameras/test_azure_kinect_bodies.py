@@ -153,3 +153,9 @@ def test_bodies_releases_all_handles(sdk, tracked, person):
             assert len(camera.read().skeletons) == 1
         assert sdk.live() == {"device": 1, "transformation": 1, "tracker": 1}
         assert sdk.made("body frame") >= 20
+
+
+def test_bodies_model_in_the_home_folder_is_found(sdk, tracked, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with tracked(body_model="~/lite.onnx"):
+        assert sdk.bodies.fake_bodies_model() == str(tmp_path / "lite.onnx").encode()

@@ -1,13 +1,14 @@
 """Recordings of an Azure Kinect, played through the simulated libk4arecord."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
-from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
+from actrec.utils.errors import DeviceError, EndOfStream, InputError, MissingLibraryError
 from tests.core.cameras.k4a import studio
 from tests.core.cameras.k4a.simulated_sdk import COLOR
 
@@ -93,5 +94,13 @@ def test_open_recording_invalid_file_raises(sdk, tmp_path, recording):
     torn.write_bytes(whole[: len(whole) // 8])
     with AzureKinectCamera(library=sdk.library, recording=str(torn), rate=0.0) as camera:
         camera.read()
-        with pytest.raises(DeviceError, match="damaged"):
+        with pytest.raises(InputError, match="damaged"):
             camera.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes there alone")
+def test_read_recording_whose_name_is_not_utf8(sdk, recording, tmp_path):
+    file = tmp_path / os.fsdecode(b"B\xfccher.mkv")
+    file.write_bytes(Path(recording).read_bytes())
+    with AzureKinectCamera(library=sdk.library, recording=str(file), rate=0.0) as camera:
+        assert camera.read().color is not None

@@ -156,13 +156,37 @@ def test_read_unpaired_images_are_dropped_and_counted(device):
         assert camera.read().stamp_ns == round((now + 1200) * 1e6), "ten milliseconds are less than half a frame"
 
 
+class FramesetWithoutImages:
+    def get_color_frame(self):
+        return None
+
+    get_depth_frame = get_color_frame
+
+
+def test_read_incomplete_frameset_is_not_counted_as_skipped(device, monkeypatch):
+    with RealSenseCamera() as camera:
+        device.send(gray_image(), FLAT)
+        camera.read()
+        device._number += 1  # the frame that comes incomplete
+        given, real = [FramesetWithoutImages()], camera._next
+        monkeypatch.setattr(camera, "_next", lambda deadline: given.pop() if given else real(deadline))
+        device.send(gray_image(), FLAT)
+        camera.read()
+        assert (camera.incomplete, camera.skipped) == (1, 0)
+
+
+def test_open_another_camera_in_place_of_the_one_before(device, context):
+    camera = RealSenseCamera()
+    camera.open()
+    camera.close()
+    device.unplug()
+    other = SoftwareRealSense("00999")
+    other.plug_into(context)
+    with camera:
+        assert camera.serial == "00999"
+
+
 def test_read_incomplete_framesets_are_dropped(device, monkeypatch):
-    class FramesetWithoutImages:
-        def get_color_frame(self):
-            return None
-
-        get_depth_frame = get_color_frame
-
     with RealSenseCamera() as camera:
         given = [FramesetWithoutImages(), FramesetWithoutImages()]
         real = camera._next

@@ -14,6 +14,7 @@ from actrec.cameras.base import Pace
 from actrec.cameras.replay import ReplayCamera
 from actrec.recordings.rosbag import bag_reader
 from actrec.recordings.rosbag.bag_writer import BagWriter
+from actrec.recordings.rosbag.image_bag import BagRecording
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from benchmarks import cameras as cameras_benchmark
 
@@ -249,3 +250,27 @@ def test_replay_close_wakes_waiting_reader(person_bag):
     before = threading.active_count()
     play(1, path=person_bag, rate=0.0, loop=True)
     assert threading.active_count() == before
+
+
+def test_replay_disk_that_fails_ends_the_recording(person_bag, monkeypatch):
+    """A DeviceError would be read again and again."""
+    messages = BagRecording._messages
+
+    def failing(self, topics, start=None):
+        if start is not None:  # playback, not opening
+            raise OSError(5, "Input/output error")
+        return messages(self, topics, start)
+
+    monkeypatch.setattr(BagRecording, "_messages", failing)
+    with ReplayCamera(path=person_bag, rate=0.0) as camera, pytest.raises(InputError, match="Input/output error"):
+        camera.read(10.0)
+
+
+def test_replay_clock_set_forward_does_not_end_the_duration(tmp_path, bag):
+    later = 1_700_000_000 * 10**9
+    with bag(tmp_path / "b") as b:
+        b.info("/camera/color/camera_info", 0, 8, 4)
+        for k, stamp in enumerate([0, PERIOD, later, later + PERIOD]):
+            b.image("/camera/color/image_raw", stamp, np.zeros((4, 8, 3), np.uint8), "rgb8", log_time=k * PERIOD)
+    frames, _ = play(path=str(tmp_path / "b"), rate=0.0, duration_s=1.0)
+    assert len(frames) == 4

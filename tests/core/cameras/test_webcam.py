@@ -348,3 +348,20 @@ def test_webcam_video_whose_name_is_not_utf8_is_refused(tmp_path) -> None:
     file.write_bytes(b"x")
     with pytest.raises(DeviceError, match="not UTF-8: rename it"), WebcamCamera(source=str(file)):
         pass
+
+
+def test_webcam_video_that_fails_is_damaged(tmp_path, monkeypatch) -> None:
+    def fail(self) -> bool:
+        raise cv2.error("broken")
+
+    monkeypatch.setattr(cv2, "VideoCapture", Device)
+    monkeypatch.setattr(Device, "grab", fail, raising=False)
+    (tmp_path / "a.mp4").touch()
+    with WebcamCamera(source=str(tmp_path / "a.mp4")) as camera, pytest.raises(InputError, match=r"failed: .*broken"):
+        for _ in range(2):
+            camera.read(5.0)
+
+
+@pytest.mark.parametrize("password", ["secret", "p@ss", "@@"])
+def test_webcam_name_has_no_part_of_the_password(password: str) -> None:
+    assert WebcamCamera(source=f"rtsp://user:{password}@10.0.0.7/a@b?c@d").name == "webcam 'rtsp://10.0.0.7/a@b?c@d'"

@@ -206,3 +206,53 @@ def test_update_without_floor_searches_a_few_times_only(monkeypatch):
     for k in range(100):
         estimator.update(RgbdFrame(k * 10**8, None, wall, CAMERA), [person])
     assert estimator.up is None and len(searches) == MAX_TRIES
+
+
+@pytest.mark.parametrize(
+    ("times", "degrees"),
+    [([0, 1, 1.6, 10], [0, 0, 90, 90]), ([0, 5, 6, 11, 12, 40], [0, 0, 90, 90, 0, 0])],
+    ids=["falls at once", "falls and gets up"],
+)
+def test_estimate_fall_without_floor_is_no_walk(times: list[float], degrees: list[float]) -> None:
+    """The hips of who falls or gets up move across the axis of a person who lies."""
+    estimator, joints = GravityEstimator(), standing()
+    feet = joints[joints[:, 1].argmax()]
+    for k in range(round(times[-1] * RATE_HZ)):
+        lean = np.radians(np.interp(k / RATE_HZ, times, degrees))
+        observe(estimator, (joints - feet) @ geometry.rotation(2, lean).T + feet, 1 / RATE_HZ)
+    if degrees[-1]:
+        assert estimator.up is None
+    else:
+        assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 8
+
+
+def lying_at_a_wall() -> tuple[np.ndarray, np.ndarray]:
+    """Return joints and depth of a person who lies with the feet 5 cm from a side wall."""
+    joints, pixels = lying(), np.stack(np.meshgrid(np.arange(CAMERA.width), np.arange(CAMERA.height)), axis=-1)
+    across, wall = camera_model.rays(pixels, CAMERA)[..., 0], joints[:, 0].min() - 0.05
+    depth = np.where(across < 0, wall / np.minimum(across, -1e-6), np.inf)
+    return joints, np.minimum(room(), depth).astype(np.float32)
+
+
+@pytest.mark.parametrize("stands_first", [True, False])
+def test_estimate_lying_person_with_feet_at_a_wall_keeps_a_level_camera(stands_first: bool) -> None:
+    estimator, (joints, depth) = GravityEstimator(), lying_at_a_wall()
+    if stands_first:
+        observe(estimator, standing(), 5, depth=depth)
+    observe(estimator, joints, 12, depth=depth)
+    assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 0.5
+
+
+def test_stated_direction_lying_person_with_feet_at_a_wall_does_not_warn() -> None:
+    estimator, (joints, depth) = GravityEstimator(mount="level"), lying_at_a_wall()
+    observe(estimator, joints, 12, depth=depth)
+    assert not estimator.warning
+
+
+def test_estimate_warning_of_a_lying_person_ends_when_people_stand_again() -> None:
+    estimator = GravityEstimator()
+    observe(estimator, standing(), 5)
+    observe(estimator, lying(), 10)
+    assert "people lie sideways" in estimator.warning
+    observe(estimator, standing(), 10)
+    assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 8 and not estimator.warning

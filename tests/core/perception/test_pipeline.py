@@ -1,12 +1,14 @@
 """From real frames to tracked bodies, hands and faces."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actrec import cameras
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
+from actrec.perception import pipeline
 from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception, with_whole_legs
 from actrec.recognition.tracks import joints_by_id
 from actrec.skeleton import layouts
@@ -427,3 +429,22 @@ def test_with_whole_legs_ankle_outside_of_the_image_hangs_below_its_knee(pitch):
     for other, where in ((lying, pixels), (blank(), pixels), (frame, np.full((33, 2), 100.0))):
         unchanged = with_whole_legs(guess, dataclasses.replace(found, pixels=where), other)
         np.testing.assert_array_equal(unchanged, guess)
+
+
+def test_face_perception_cup_before_the_face_does_not_pull_its_points(monkeypatch):
+    """A reading 25 cm before the face is of another thing: `face_depth_m` is 10 cm."""
+    x, y = (each.ravel()[:68] for each in np.meshgrid(np.linspace(-0.07, 0.07, 9), np.linspace(-0.09, 0.09, 8)))
+    world = np.stack([x, y, np.zeros(68)], axis=1).astype(np.float32)
+    world -= world.mean(axis=0)
+    frame = blank()
+    pixels = project(world + np.array([0, 0, 1], np.float32), frame.intrinsics)
+    covered = (np.abs(x) < 0.04) & (y > 0.03)
+    depth = np.ones((480, 640), np.float32)
+    (left, top), (right, bottom) = pixels[covered].min(axis=0) - 6, pixels[covered].max(axis=0) + 7
+    depth[round(top) : round(bottom), round(left) : round(right)] = 0.75
+    found = Detection("face_68", pixels, world, np.ones(68, np.float32), body_id="face_1")
+    estimator = SimpleNamespace(estimate=lambda *_: [found], reset=lambda: None)
+    monkeypatch.setattr(pipeline, "create", lambda kind, **_: estimator)
+    (face,) = FacePerception().process(dataclasses.replace(frame, depth=depth), [])
+    np.testing.assert_allclose(face.positions[:, 2], 1.0, atol=0.05)
+    assert face.scores[covered].max() < 1.0

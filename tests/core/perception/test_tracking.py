@@ -228,3 +228,9 @@ def test_tracker_number_of_bodies_changes_keeps_ids_of_the_others(before, after)
         if body.body_id in places:
             assert body.positions[:, 0].mean() == pytest.approx(places[body.body_id])
     assert len({body.body_id for body in second} & set(places)) == min(before, after)
+
+
+@pytest.mark.parametrize("gate_m", [0.6, 1.5])
+def test_tracker_wide_gate_is_still_a_gate(gate_m):
+    tracker = Tracker(min_hits=1, gate_m=gate_m)
+    assert play(tracker, [[person(-3, 3)], [person(3, 6)]]) == [["body_1"], ["body_2"]]

@@ -391,3 +391,52 @@ def test_events_settings_are_checked(session: Session) -> None:
 def test_events_package_threshold_is_default(tmp_path: Path) -> None:
     strict = inference.load(write_tiny(tmp_path / "strict", threshold=0.999))
     assert feed(ActionRecognizer(strict), (0, 4), ("body_1", -0.1)) == []
+
+
+def test_events_of_two_people_whose_ids_change_in_turn_all_end(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    events = feed(recognizer, (0, 3), ("body_1", -1.0), ("body_2", -1.4))
+    events += feed(recognizer, (3, 3.7), ("body_3", -1.0), ("body_2", -1.4))
+    events += feed(recognizer, (3.7, 3.9), ("body_3", -1.0), ("body_1", -1.4))
+    recognizer.end_events()
+    events += recognizer.events()
+    ids = [[each.event_id for each in events if each.kind == kind] for kind in ("began", "ended")]
+    assert sorted(ids[0]) == sorted(ids[1]) == [1, 2]
+
+
+def test_events_are_not_given_back_to_another_person_with_the_old_id(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    feed(recognizer, (0, 3), ("body_1", -1.0))
+    feed(recognizer, (3, 5), ("body_2", -1.0))
+    assert feed(recognizer, (5, 5.3), ("body_2", -1.0), ("body_1", 2.0)) == []
+    assert [event.body_id for event in recognizer.present_events] == ["body_2"]
+
+
+def test_events_of_two_people_close_whose_ids_change_at_once_stay_with_the_one_who_acts(session: Session) -> None:
+    recognizer, unseen = ActionRecognizer(session), (np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+    for frame in range(31):  # the other person is nearer to the camera, and is labeled unknown
+        actor, other = ("body_1", "body_2") if frame < 30 else ("body_4", "body_3")
+        places = {actor: person_at(-0.3, 4.0), other: person_at(0.0, 3.9)}
+        recognizer.add_skeletons(ns(frame / 10), [Body(n, "kinect_v2_25", p, *unseen) for n, p in places.items()])
+        recognizer.predict()
+    assert [event.kind for event in recognizer.events()] == ["began"]
+    assert [event.body_id for event in recognizer.present_events] == ["body_4"]
+
+
+def test_events_go_on_if_the_body_id_changes_at_the_limit_of_tracks(session: Session) -> None:
+    recognizer = ActionRecognizer(session, max_bodies=1)
+    (began,) = feed(recognizer, (0, 3), ("body_1", -1.0))
+    assert feed(recognizer, (3, 6), ("body_2", -1.1)) == []
+    (present,) = recognizer.present_events
+    assert (present.event_id, present.body_id, recognizer.counts.over_limit) == (began.event_id, "body_2", 0)
+
+
+def test_update_action_that_comes_back_starts_after_its_first_event() -> None:
+    first, ended, _, _, again = run((3, LEFT), (2, [0.35, 0.6, 0.05]), (2, [0.65, 0.3, 0.05]))
+    assert kinds([first, ended, again]) == [("began", "left"), ("ended", "left"), ("began", "left")]
+    assert again.start_ns >= ended.end_ns
+
+
+def test_update_short_movement_after_a_motion_begins_no_second_event() -> None:
+    spans = (2.0, LEFT, 1.0), (1.0, LEFT, 0.0), (0.4, LEFT, 1.0), (1.6, LEFT, 0.0), (2.0, NONE, 0.0)
+    assert kinds(act(*spans, motions=("left",))) == [("began", "left"), ("ended", "left")]

@@ -88,3 +88,18 @@ def test_labels_of_bodies_that_have_left_are_forgotten() -> None:
     for number in range(2000):
         truth.add_label(number, f"body_{number}", "wave")
     assert len(truth._labels) == 1000
+
+
+def test_figures_two_actors_who_do_the_same_are_both_found() -> None:
+    truth = GroundTruth()
+    for k in range(2, 26):
+        for actor, begin in (("actor_1", 6), ("actor_2", 7)):
+            truth.add_action(k * S // 2, actor, "wave" if begin <= k < begin + 5 else "idle")
+        for body_id, begin in (("body_1", 8), ("body_2", 9)):
+            truth.add_label(k * S // 2, body_id, "wave" if begin <= k < 11 else "unknown")
+    assert truth.figures()["actions"]["wave"]["found"] == 2
+
+
+def test_figures_action_of_more_than_a_minute_is_found_late() -> None:
+    figures = play("w" * 150, "." * 140 + "w" * 10).figures()
+    assert figures["labels_while_waiting"] == {} and figures["actions"]["wave"]["found"] == 1

@@ -477,3 +477,10 @@ def test_recognizer_invalid_setting_raises(session: Session) -> None:
         EachFrame(session, interval=1.0)
     with pytest.raises(ConfigError, match="lost_after_s is -1"):
         EachFrame(session, lost_after_s=-1.0)
+
+
+def test_counts_one_pause_with_several_people_is_no_trouble(session: Session) -> None:
+    recognizer, people = EachFrame(session), [body(x, f"body_{x}") for x in (-1, 0, 1)]
+    for frame in (0, 2, 4, 6, 12, 14, 16, 18):  # 5 Hz, one pause of 0.6 s
+        update(recognizer, stamp(frame), people)
+    assert recognizer.counts.restarts == 1 and recognizer.counts.describe_restarts("bodies", 0.5) == ""

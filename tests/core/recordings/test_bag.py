@@ -418,3 +418,13 @@ def test_skeleton_bag_recording_other_layout_converted(tmp_path):
         writer.write_bodies("/skeletons", START, "lens", [strange])
     with pytest.raises(ActrecError, match="unknown skeleton layout 'smpl_24'"):
         frames_of(tmp_path / "c")
+
+
+def test_bag_recording_damaged_first_message_is_skipped(tmp_path, bag):
+    with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
+        b.info(INFO, START, W, H)
+        for stamp in stamps(3):
+            b.image(COLOR, stamp, RGB, "rgb8")
+    with sqlite3.connect(next((tmp_path / "b").glob("*.db3"))) as database:
+        database.execute("UPDATE messages SET data = substr(data, 1, 100) WHERE id = 2")
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(3)[1:]

@@ -328,3 +328,8 @@ def test_folder_recording_pipe_among_the_images_raises(tmp_path):
     os.mkfifo(tmp_path / "0.png")
     with pytest.raises(InputError, match="cannot be decoded"):
         open_recording(tmp_path, RecordingConfig(intrinsics=F525))
+
+
+def test_folder_recording_without_its_depth(tmp_path):
+    folder = small_folder(tmp_path, [("1.png", "1_depth.png"), ("2.png", "2_depth.png")])
+    assert [frame.depth for frame in frames_of(folder, hfov_deg=60.0, depth_topic="none")] == [None, None]

@@ -50,7 +50,7 @@ def test_video_recording_truncated_video_warns_with_time(tmp_path, caplog):
     whole = written(tmp_path / "whole.mkv", range(60))
     with caplog.at_level(logging.WARNING):
         assert len(ticks_of(whole)) == 60
-        assert "cut off" not in caplog.text
+        assert "it is truncated" not in caplog.text
         data = whole.read_bytes()
         (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
         left = ticks_of(tmp_path / "cut.mkv")
@@ -58,17 +58,24 @@ def test_video_recording_truncated_video_warns_with_time(tmp_path, caplog):
     assert f"cut.mkv' ends at {left[-1] / 10:.1f} s of its stated 6.0 s: it is truncated" in caplog.text
 
 
+def test_video_recording_shorter_than_stated_warns_without_tolerance(tmp_path, caplog, monkeypatch):
+    """The words that the other tests must not find."""
+    monkeypatch.setattr(video, "_TRUNCATED_S", -100.0)
+    ticks_of(written(tmp_path / "a.mkv", range(5)))
+    assert "it is truncated" in caplog.text
+
+
 def test_video_recording_late_start_does_not_warn(tmp_path, caplog):
     path = written(tmp_path / "late.mkv", range(50, 60))
     assert ticks_of(path) == list(range(10))
-    assert "cut off" not in caplog.text
+    assert "it is truncated" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["slow.mkv", "slow.mp4"])
 def test_video_recording_slow_video_does_not_warn(tmp_path, caplog, name):
     path = written(tmp_path / name, range(4), rate=Fraction(1, 3))
     assert ticks_of(path, rate=1) == [0, 3, 6, 9]
-    assert "cut off" not in caplog.text
+    assert "it is truncated" not in caplog.text
 
 
 def test_video_recording_azure_kinect_file_warns(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """A user's recordings as a dataset: labels, spans, people, splits, and evaluation."""
 
+import dataclasses
 import itertools
 import json
 import pickle
@@ -17,7 +18,7 @@ from actrec.cli import main
 from actrec.datasets import user_folder
 from actrec.datasets.fingerprints import content
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
-from actrec.perception import recorded_joints
+from actrec.perception import networks, recorded_joints
 from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.calibration_files import write_intrinsics
@@ -438,3 +439,12 @@ def test_folder_mount_reaches_clips_and_frames(tmp_path, data_root):
     for entry in source.entries():
         np.testing.assert_array_equal(source.read(entry).streams["up"], up)
     np.testing.assert_array_equal(next(source.frames(source.entries()[1])).up, up)
+
+
+def test_cache_key_changes_with_the_networks(tmp_path, monkeypatch):
+    recording, config = tmp_path / "clip.mp4", recorded_joints.RecordingConfig()
+    recording.write_bytes(b"")
+    before, known = recorded_joints._cache_key(recording, config), networks.files()
+    other = dataclasses.replace(known["body_landmarks_full"], sha256="0" * 64)
+    monkeypatch.setattr(networks, "files", lambda: {**known, "body_landmarks_full": other})
+    assert recorded_joints._cache_key(recording, config) != before

@@ -1,14 +1,17 @@
 """The action server `~/wait_for_action` over real DDS, with clients of the tiny model's actions `left` and `right`."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from actrec_msgs.action import WaitForAction
+from actrec_msgs.msg import ActionEvent as ActionEventMsg
 from builtin_interfaces.msg import Duration, Time
 from rclpy.action import ActionClient
 from rclpy.node import Node
@@ -16,9 +19,11 @@ from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 
 from actrec.inference import package
+from actrec.recognition import ActionEvent
 from actrec_nodes.bringup.processes import Host
-from actrec_nodes.common import topics
+from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.subscriptions import Publishers
+from actrec_nodes.recognition.wait_for_action import WaitForActionServer, _Goal
 from actrec_nodes.recognizer_node import RecognizerNode
 from tests.nodes.conftest import Peer
 from tests.nodes.recognizer_graph import TIMEOUT_S, Graph, Make, body, stamp
@@ -28,6 +33,18 @@ pytestmark = pytest.mark.ros
 
 R = WaitForAction.Result
 SUCCEEDED, ABORTED, CANCELED = GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_ABORTED, GoalStatus.STATUS_CANCELED
+
+
+def test_event_of_an_action_that_ends_as_it_reaches_the_confidence_is_its_beginning() -> None:
+    results: list[WaitForAction.Result] = []
+    server = WaitForActionServer(SimpleNamespace(executor=None))
+    request = WaitForAction.Goal(min_confidence=0.7)
+    handle = SimpleNamespace(goal_id=SimpleNamespace(uuid=b"1"), request=request, succeed=lambda: None)
+    server._goals[b"1"] = _Goal(handle, "", 0, SimpleNamespace(set_result=results.append))
+    ended = ActionEvent(1, "ended", "body_1", "wave", 0, 0.72, 0, 10, 20, (math.nan,) * 3, "m")
+    server.add_events([ended], [], lambda event: conversions.event_to_message(event, "camera"))
+    assert results[0].event.kind == ActionEventMsg.BEGAN
+    assert results[0].event.confidence == pytest.approx(0.72)
 
 
 @pytest.fixture
