@@ -18,6 +18,7 @@ from actrec.cli.train import add_data_argument, add_recording_argument, add_root
 from actrec.utils import config, folders, usable_cores
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
+CHECKS_WITHOUT = "streams estimate picture_size set option root recording scheduler strict"
 RENDERS_WITHOUT = "streams estimate picture_size set scheduler check repair prune strict"
 _SHOWN = 10  # number of skipped items printed; the file lists all
 
@@ -89,12 +90,15 @@ def run(args: argparse.Namespace) -> int:
     if args.check and (args.repair or args.prune):
         other = "--repair" if args.repair else "--prune"
         raise ConfigError(f"--check only looks, {other} changes the store: give one of them")
-    out = args.out or Path("prepared") / args.dataset
+    out = folders.expanded(args.out or Path("prepared") / args.dataset)
     if args.render_every:
         refuse_unused(args, RENDERS_WITHOUT, "with --render-every, which writes no store")
         return _render(args, data)
     refuse_unused(args, "render_split render_cameras", "without --render-every")
-    return _check(args, out) if args.check else _prepare(args, out, data)
+    if args.check:
+        refuse_unused(args, CHECKS_WITHOUT, "with --check, which only reads the store")
+        return _check(args, out)
+    return _prepare(args, out, data)
 
 
 def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:

@@ -1,6 +1,7 @@
 """`actrec run`: the whole graph, from camera to /action_label."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import math
@@ -14,7 +15,7 @@ from typing import Any
 from actrec.cli import add_driver, interruptible, names
 from actrec.recognition.ground_truth import WAITING
 from actrec.types import UNKNOWN
-from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 
 RIGHT = "right"
 
@@ -62,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: argparse.Namespace, on_images: Callable[[dict[str, Any]], None] | None = None) -> Any:
     """Return the `actrec_nodes.bringup.run.Plan` of the command line."""
+    if not args.standby and not args.processes:
+        raise ConfigError("--no-standby needs --processes: otherwise no process is kept")
     return importlib.import_module("actrec_nodes.bringup.run").plan(
         driver=args.driver,
         driver_options=args.driver_option,
@@ -113,13 +116,17 @@ def run(args: argparse.Namespace) -> int:
 def _announce(args: argparse.Namespace, chosen: Any) -> None:
     """Print which nodes start, and which do not."""
     graph = importlib.import_module("actrec_nodes.bringup.graph")
-    for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
-        print(f"actrec: {line}", file=sys.stderr)
+    is_launched = importlib.import_module("actrec_nodes.bringup.supervisor").RESPAWNS in os.environ
+    # Under launch, the recognizer reports a model that cannot be read, and tries again.
+    with contextlib.suppress(*((ActrecError,) if is_launched else ())):
+        for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
+            print(f"actrec: {line}", file=sys.stderr)
     if not args.json:
         print(f"starting {', '.join(spec.switch for spec in reversed(chosen.specs))} …", flush=True)
     if not args.json and not args.quiet and chosen.spare:
-        spare = ",".join(spec.switch for spec in chosen.spare)
-        remedy = f"each starts when its topic has a subscriber, or now with --with {spare}"
+        spare = [spec.switch for spec in chosen.spare]
+        asked = " ".join(f"{name}:=true" for name in spare) if is_launched else f"--with {','.join(spare)}"
+        remedy = f"each starts when its topic has a subscriber, or now with {asked}"
         print(graph.not_started(chosen.spare, chosen.model, remedy), flush=True)
 
 
@@ -134,8 +141,9 @@ def _write_image(path: Path, images: dict[str, Any], figures: dict[str, Any]) ->
         if snapshot is None:
             continue
         label, confidence, delay, outcome = _outcome(name, f)
-        if label != "–":
-            snapshot.captions = {body.body_id: Caption(label, math.nan) for body in snapshot.bodies}
+        label = label.replace("×", "x")  # OpenCV 4 draws ASCII alone
+        if label != "–" and len(snapshot.bodies) == 1:  # of several people, each keeps the label of its own
+            snapshot.captions = {snapshot.bodies[0].body_id: Caption(label, math.nan)}
         recognized = f"recognized: {label}".replace("–", "nothing")
         details = "" if confidence == "–" else f" {confidence}, after {delay} s"
         tiles.append(contact_sheet.Tile(snapshot, [f"performed: {name}", f"{recognized}{details}"], outcome == RIGHT))

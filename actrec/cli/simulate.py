@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from actrec.cameras.simulated import SimulatedCamera
-    from actrec.recordings.image_folder import FolderWriter
+    from actrec.recordings.image_folder import FolderWriter, check_new
 
     camera = SimulatedCamera(**camera_options(args))
     writers: list[Any] = []
@@ -62,14 +62,16 @@ def run(args: argparse.Namespace) -> int:
         assert camera.scene is not None
         seconds = min(camera.config.duration or np.inf, camera.scene.duration)
         if not np.isfinite(seconds):
-            raise ConfigError("a script that is repeated does not end: give --seconds")
+            raise ConfigError("this recording does not end: give --seconds")
+        if args.out:
+            check_new(expanded(args.out), args.overwrite)
         if args.preview:  # first: an earlier recording is deleted only if the video can be written
             from actrec.recordings.video import PreviewWriter
 
             writers.append(stack.enter_context(contextlib.closing(PreviewWriter(expanded(args.preview)))))
         if args.out:
             up = camera.scene.camera.up if camera.config.gravity else None
-            folder = FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite, up)
+            folder = FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, True, up)  # checked above
             writers.append(stack.enter_context(contextlib.closing(folder)))
         frames = 0
         with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:

@@ -123,7 +123,7 @@ def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveV
             try:
                 frame = read(READ_TIMEOUT_S)
             except EndOfStream:
-                return
+                break
             if view.wants_images:
                 if recognizer is None:
                     has_color = frame.color is not None
@@ -134,6 +134,8 @@ def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveV
                     stack.enter_context(recognizer)
                 _show_labeled(view, recognizer.process(frame))
             began = began or time.monotonic()  # after loading the networks
+        for event in recognizer.finish() if recognizer is not None else ():
+            view.event(event)
 
 
 def _show_labeled(view: "LiveView", labeled: "LabeledFrame") -> None:

@@ -24,8 +24,7 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 IDENTITY = "identity"
 """Key of the recording's identity (`Source.identity`) in a clip's metadata."""
 
-RATED_CLIPS = 32
-"""Clips of a dataset that are read to find its frame rates."""
+RATED_CLIPS = 32  # of a dataset, read to find its frame rates
 
 
 class LazyStreams(Mapping[str, np.ndarray]):
@@ -64,8 +63,7 @@ class LazyStreams(Mapping[str, np.ndarray]):
         return self._frames[key](indices) if key in self._frames else self[key][indices]
 
 
-VELOCITIES = ("flow", "motion")
-"""Keys of the data contract that hold velocities."""
+VELOCITIES = ("flow", "motion")  # keys of the data contract
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,8 @@ class Clip:
         nearest_frames = nearest(self.stamps_ns, clamped_ns)
         frames = observed[nearest(self.stamps_ns[observed], clamped_ns)] if len(observed) else nearest_frames
         others = {key: partial(self._frames, key, frames) for key in self.streams if key in KEYS and key != "flow"}
-        spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
-            "color": lambda start, count: self._frames("color", frames[start : start + count])
-        }
+        spans: dict[str, Callable[[int, int], np.ndarray | None]] = {}
+        spans["color"] = lambda start, count: self._frames("color", frames[start : start + count])
         if np.array_equal(frames, nearest_frames):  # then no image is decoded twice
             others["color"], spans["color"] = partial(color.__getitem__, "color"), partial(color.part, "color")
         return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, spans)
@@ -159,7 +156,10 @@ class Clip:
             value = np.stack([resample_points(self.stamps_ns, body, clamped_ns) for body in self._checked_stream(key)])
         else:
             value = self._frames(key, nearest(self.stamps_ns, clamped_ns))
-        return value * np.float32(speed) if key in VELOCITIES and speed != 1.0 else value
+        if key not in VELOCITIES:
+            return value
+        factor = np.where(sample_ns > self.stamps_ns[-1] + 1_000, 0.0, speed).astype(np.float32)  # held, nothing moves
+        return value * factor.reshape(-1, *[1] * (value.ndim - 1 - (KEYS[key][0] or 0)))
 
     def _span(self, key: str, sample_ns: np.ndarray, speed: float, start: int, frames: int) -> np.ndarray:
         if not 0 <= start <= start + frames <= len(sample_ns):

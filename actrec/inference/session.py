@@ -306,7 +306,7 @@ class Session:
         """
         rejection = self.package.rejection
         unmatched = 0.0 if rejection.background is None else 1 - probabilities.sum(axis=1)
-        return np.asarray(probabilities.max(axis=1) < (rejection.threshold or unmatched))
+        return np.asarray(~(probabilities.max(axis=1) >= (rejection.threshold or unmatched)))  # NaN is rejected
 
     def to_predictions(self, logits: np.ndarray) -> list[Prediction]:
         """Return the predictions for the logits [N, classes] of windows."""

@@ -243,7 +243,7 @@ class EventDetector:
     def rename(self, new: Mapping[str, np.ndarray], lost: Collection[str]) -> dict[str, str]:
         """Give events of bodies out of `lost` to new bodies at their places: tracking has changed the persons' ids.
 
-        The nearest two come first, so that of several people who get new ids, the one who acts keeps the event.
+        The nearest two come first: if several people get new ids, the one who acts keeps the event.
 
         Args:
             new: Joints [V, 3] of each new body, m.

@@ -292,6 +292,12 @@ def read_folder_images(
         yield int(number), np.ascontiguousarray(image[:, ::-1] if mirror else image)
 
 
+def check_new(folder: Path, overwrite: bool = False) -> None:
+    """Raise DeviceError if a folder is not empty, unless it may be overwritten."""
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise DeviceError(f"folder '{folder}' is not empty: choose another folder or use --overwrite")
+
+
 class FolderWriter:
     """Writer of an image folder with ground truth.
 
@@ -309,8 +315,7 @@ class FolderWriter:
     def __init__(
         self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False, up: np.ndarray | None = None
     ):
-        if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-            raise DeviceError(f"folder '{folder}' is not empty: choose another folder or use --overwrite")
+        check_new(folder, overwrite)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Remaining files of a longer earlier recording would be played after the new ones.

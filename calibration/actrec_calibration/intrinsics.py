@@ -4,15 +4,16 @@ Standard deviations of single coefficients are hard to interpret, since k1, k2 a
 useful measure is the uncertainty of a point's projection from all coefficients together (as mrcal reports it).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
 from actrec.utils.config import setting
-from actrec.utils.errors import InputError
+from actrec.utils.errors import ConfigError, InputError
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, BoardView, select_views
 from actrec_calibration.poses import distortion_coefficients, pixel_rays, rms
@@ -56,6 +57,12 @@ class IntrinsicsConfig:
     )
     fewest_views: int = setting(8, "Minimum number of views.", range=(3, 1000))
     most_views: int = setting(60, "Maximum number of views, chosen to differ most.", range=(3, 1000))
+
+    def __post_init__(self) -> None:
+        if self.most_views < self.fewest_views:
+            raise ConfigError(
+                f"--most-views {self.most_views} is fewer than --fewest-views {self.fewest_views}: change one"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def calibrate(
     all_corners = sum(len(view.detection) for view in used)
     used, rejected_by_corners = _reject_corners(board, used, fit(board, used, size, config.model), config)
     rejected.update(rejected_by_corners)
-    _check_count(len(used), len(views), config)
+    _check_count(len(used), len(views), config, rejected)
     final = fit(board, used, size, config.model)
     _check_plausible(final, config)
     known = covariance(board, used, final)
@@ -229,9 +236,16 @@ def displacement(
     return pixels, projected - pixels, np.sqrt(np.maximum(variance, 0))
 
 
-def _check_count(used: int, detected: int, config: IntrinsicsConfig) -> None:
+def _check_count(
+    used: int, detected: int, config: IntrinsicsConfig, rejected: Mapping[str, str] = MappingProxyType({})
+) -> None:
     if used >= config.fewest_views:
         return
+    for name, reason in rejected.items():
+        raise InputError(
+            f"{used} views are left, {config.fewest_views} are the minimum: {len(rejected)} are rejected, first {name} "
+            f"({reason}): {_REMEDY}"
+        )
     unmoved = f" ({detected} with the board, which had moved in {used} of them)" if used < detected else ""
     raise InputError(
         f"{used} views of the board are too few{unmoved}: {config.fewest_views} are the minimum, 20 to 40 are good; "

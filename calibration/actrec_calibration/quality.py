@@ -13,7 +13,7 @@ from actrec.types import Intrinsics
 from actrec.utils import folders
 from actrec.utils.calibration_files import scale_to_size
 from actrec.utils.config import setting
-from actrec.utils.errors import InputError
+from actrec.utils.errors import ConfigError, InputError
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, BoardView, placement
 from actrec_calibration.intrinsics import (
@@ -123,6 +123,12 @@ class CheckConfig:
     fewest_views: int = setting(4, "Minimum number of views.", range=(3, 1000))
     most_views: int = setting(40, "Maximum number of views, chosen to differ most.", range=(3, 1000))
 
+    def __post_init__(self) -> None:
+        if self.most_views < self.fewest_views:
+            raise ConfigError(
+                f"--most-views {self.most_views} is fewer than --fewest-views {self.fewest_views}: change one"
+            )
+
 
 @dataclass(frozen=True)
 class Check:
@@ -180,9 +186,10 @@ def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: 
     wrong = (length > tolerance) & (length > SIGNIFICANT * sigma)
     unclear = covered & ((RESOLVED * sigma > tolerance) | (length > tolerance))
     if not wrong.any() and unclear.any():
+        needed = min([tolerance / RESOLVED, *(length[length > tolerance] / SIGNIFICANT)])
         raise InputError(
             f"these {len(found.views)} views cannot decide: they determine the lens to "
-            f"±{sigma[covered].max():.1f} px, and {tolerance / RESOLVED:.1f} px are needed; show more views, "
+            f"±{sigma[covered].max():.1f} px, and {needed:.1f} px are needed; show more views, "
             "tilted by up to 45°"
         )
     counts = [len(view.detection) for view in found.views]

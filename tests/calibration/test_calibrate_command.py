@@ -364,3 +364,25 @@ def test_intrinsics_interrupted_before_the_first_image_does_not_blame_the_board(
 def test_board_paper_of_an_image_is_refused(work_folder, capsys):
     assert status(["board", "--out", "b.png", "--paper", "a4"]) == 2
     assert "--paper is of a PDF" in capsys.readouterr().err
+
+
+def test_intrinsics_report_never_replaces_the_images(images, work_folder, capsys):
+    (work_folder / "session/views").mkdir(parents=True)
+    for number in range(16):
+        write_image(work_folder / f"session/views/{number}.jpg", cv2.imread(str(images / f"{number}.png"))[..., ::-1])
+    before = [path.read_bytes() for path in sorted((work_folder / "session/views").iterdir())]
+    assert status(["intrinsics", "session/views", "--report", "session", "--serial", "1"]) == 2
+    assert "choose another --report" in capsys.readouterr().err
+    assert [path.read_bytes() for path in sorted((work_folder / "session/views").iterdir())] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("intrinsics images --serial 1 --wait 5", "--wait cannot be used with a FOLDER"),
+        ("intrinsics --driver simulated --serial 1 --wait 5", "--wait cannot be used with --driver"),
+        ("check images --serial 1 --report r", "--report cannot be used with a FOLDER"),
+    ],
+)
+def test_calibrate_option_without_effect_is_refused(words, message, work_folder, capsys):
+    assert status(words.split()) == 2 and message in capsys.readouterr().err

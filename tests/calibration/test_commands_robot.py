@@ -1,6 +1,8 @@
 """`actrec calibrate depth | hand-eye | floor | points` on small folders of rendered images."""
 
 import json
+import os
+import signal
 import threading
 
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from actrec import cli
+from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli.calibrate.lens import name_saved_views
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.types import Intrinsics, RgbdFrame
@@ -343,3 +346,21 @@ def test_calibrate_help_has_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["calibrate", command, "--help"])
     assert stopped.value.code == 0 and f"actrec calibrate {command}" in capsys.readouterr().out.split("Example")[1]
+
+
+def test_depth_interrupted_before_the_first_view_does_not_blame_the_board(cameras, tmp_path, monkeypatch, capsys):
+    opened = SimulatedCamera.open
+
+    def interrupted(camera):
+        opened(camera)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SimulatedCamera, "open", interrupted)
+    monkeypatch.chdir(tmp_path)
+    path = cameras / "0123_depth.yaml"
+    calibration_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_color))
+    command = ["calibrate", "depth", "--driver", "simulated", "--registered", "--overwrite", "--serial", "0123"]
+    for option in ("width=160", "height=120", "realtime=false"):
+        command += ["--driver-option", option]
+    assert cli.main(command) == 130
+    assert "0 of 0 views" not in capsys.readouterr().err

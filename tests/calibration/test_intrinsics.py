@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from actrec.types import Intrinsics
-from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_calibration import intrinsics, quality
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, BoardView, detect, placement, select_views
 from actrec_calibration.intrinsics import RATIONAL, IntrinsicsConfig, calibrate, coefficients, displacement
@@ -291,3 +292,20 @@ def test_benchmark_photographs_compares_with_opencv(tmp_path, monkeypatch):
     assert actrec_row["fx"] == pytest.approx(525, rel=0.003) and actrec_row["RMS px"] < opencv_row["RMS px"]
     with pytest.raises(DeviceError, match="contains no images|is no folder"):
         calibration.measure(["--photographs", str(tmp_path / "none")])
+
+
+def test_calibrate_few_views_names_the_cause():
+    with pytest.raises(ConfigError, match="--most-views 6 is fewer than --fewest-views 8"):
+        calibrate(CHARUCO, projected_views(VGA, 12), IntrinsicsConfig(most_views=6))
+    with pytest.raises(InputError, match=r"7 views are left.* 2 are rejected, first view_1 \(5 of its 12 corners"):
+        intrinsics._check_count(7, 9, IntrinsicsConfig(), {"view_1": "5 of its 12 corners are off", "view_2": "x"})
+
+
+def test_check_unclear_displacement_names_the_accuracy_that_decides(monkeypatch):
+    def moved(first, second, covariance):
+        pixels, shift, sigma = displacement(first, second, covariance)
+        return pixels, np.full_like(shift, 1.5), np.full_like(sigma, 0.9)
+
+    monkeypatch.setattr(quality, "displacement", moved)
+    with pytest.raises(InputError, match="to ±0.9 px, and 0.7 px are needed"):
+        check(CHARUCO, projected_views(VGA, 8, seed=12), VGA)

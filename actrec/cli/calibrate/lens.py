@@ -8,7 +8,6 @@ import importlib
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +18,8 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from actrec import cameras
-from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, to_width, waiting
+from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, refuse_unused, waiting
+from actrec.cli.calibrate.guide import Guide
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
 from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry, check_writable, from_yaml, path_of, rectified
@@ -28,7 +28,6 @@ from actrec.utils.waiting import Waiting
 
 _T = TypeVar("_T")
 
-PREVIEW_PERIOD_S = 0.5
 PINHOLE = ("fx", "fy", "cx", "cy")
 
 _BOARD = """\
@@ -134,6 +133,8 @@ def run_intrinsics(args: argparse.Namespace) -> int:
     refuse_existing(path, args.overwrite)
     geometry = _kept_geometry(args, path)
     folder = _report_folder(args, serial)
+    if args.folder and (folder / "views").resolve() == Path(args.folder).expanduser().resolve():
+        raise ConfigError(f"the report's drawings would replace the images in '{args.folder}': choose another --report")
     views, load_image = _collect(args, board, folder, quality.CoverageConfig(), use_files=False)
     result = intrinsics.calibrate(board, views, limits, log)
     covered = quality.coverage(board, result.views, camera=result.camera)
@@ -155,6 +156,8 @@ def run_intrinsics(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """Collect a few views and compare them with the stored calibration."""
+    if args.folder:
+        refuse_unused(args, "report", "with a FOLDER: a check writes no report")
     quality = load("quality")
     board, limits = board_of(args), settings(args, quality.CheckConfig)
     path = Path(args.against).expanduser() if args.against else path_of(_serial(args), args.part)
@@ -241,6 +244,8 @@ def _collect(
             "depth camera, from a FOLDER or a --topic"
         )
     select_source(args)
+    if not args.topic:
+        refuse_unused(args, "wait", "with --driver" if args.driver else "with a FOLDER")
     if not getattr(args, "against", None):
         _refuse_rectified(args)
     if args.preview and args.folder:
@@ -256,7 +261,7 @@ def _collect(
         return found, lambda name: views.read_image(paths[name]).color
     folder = views.new_folder(report / "images")
     collector = views.ViewCollector(board, required)
-    guide = _Guide(collector, folder, Path(args.preview).expanduser() if args.preview else None)
+    guide = Guide(collector, folder, Path(args.preview).expanduser() if args.preview else None, log)
     with interruptible() as stopped, open_live(args, stopped, use_files) as read:
         log("Hold the board still for a moment at each requested place; Ctrl-C ends it.")
         with name_saved_views(collector.views, folder):
@@ -274,33 +279,6 @@ def _refuse_rectified(args: argparse.Namespace) -> None:
         raise ConfigError(f"'{args.topic}' has rectified images, the camera's file is of raw ones: name their topic")
     if driver_options(args).get("rectify"):
         raise ConfigError("the lens of raw images is calibrated: omit the driver option 'rectify'")
-
-
-class _Guide:
-    """Shows the next instruction, saves the images of views, and writes the preview."""
-
-    def __init__(self, collector: Any, folder: Path, preview: Path | None):
-        self.images = 0
-        self._collector, self._folder, self._preview = collector, folder, preview
-        self._previewed, self._last_line = 0.0, ""
-
-    def on_image(self, image: Any, is_view: bool) -> None:
-        quality, now = load("quality"), time.monotonic()
-        views, detection, covered = self._collector.views, self._collector.rest.detection, self._collector.coverage
-        self.images += 1
-        if is_view:
-            quality.save_image(self._folder / f"{image.name}.png", image.color)
-        if self._preview and (is_view or now - self._previewed > PREVIEW_PERIOD_S):
-            self._previewed = now
-            quality.save_image(self._preview, quality.draw_preview(image.color, detection, views, covered))
-        todo = covered.missing[0] if covered.missing else "enough"
-        line = f"{covered.views} views, {100 * covered.complete:3.0f} %: {todo}"
-        if sys.stderr.isatty():  # update one line; elsewhere print a line for each view
-            unseen = "" if detection else " (no board in view)"
-            print(f"\r{to_width(line + unseen)}", end="", file=sys.stderr, flush=True)
-        elif line != self._last_line:
-            log(line)
-        self._last_line = line
 
 
 # -- options and output of several calibrations ------------------------------------------------------------------------

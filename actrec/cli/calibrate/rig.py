@@ -226,6 +226,8 @@ def _depth_from_driver(args: argparse.Namespace, board: Any, known: CameraFiles)
                     write(folder / "color.yaml", pair.color, f"{args.serial}_color")
                     write(folder / "depth.yaml", known.depth, f"{args.serial}_depth", known.geometry)
                 found.append(view)
+        if stopped.is_set() and not found:
+            raise KeyboardInterrupt
     log(f"{len(found)} views, saved in '{folder}'" if found else "no views")
     return known, pair, found
 

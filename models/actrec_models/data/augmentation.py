@@ -112,6 +112,10 @@ class TimedBodies(NamedTuple):
         return np.stack([windows.resample(self.stamps_ns, body, self.sample_ns) for body in self.bodies])
 
 
+LONGEST_PAUSE_S = 0.45
+"""Of a window with two actions: live, `windows.MAX_GAP_S` without the person restarts the window."""
+
+
 def sample_window(
     clip: Clip,
     seconds: float,
@@ -127,20 +131,24 @@ def sample_window(
     """
     stretched = rng.random() < options.stretched if options.stretched else False
     length_ns = clip.stamps_ns[-1] - clip.stamps_ns[0]
-    if before is not None and not stretched and rng.random() < options.before:
-        clip = follow(before, clip, rng, layout)
     speed = options.speed ** rng.uniform(-1, 1)
+    ends = [0, -1]  # frames that are not dropped
+    if before is not None and not stretched and rng.random() < options.before:
+        clip = follow(before, clip, rng, layout, speed)
+        ends += [len(before.stamps_ns) - 1, len(before.stamps_ns)]  # on both sides of the pause
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
     if stretched:  # within the same span, the speed increases or decreases
         span = max(float(stamps[-1]), 1.0)
         stamps = np.asarray(span * (stamps / span) ** (options.speed ** rng.uniform(-1, 1)))
     keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
-    keep[[0, -1]] = True
+    keep[ends] = True
     end = float(stamps[-1])
     if rng.random() < options.cut:
-        # A window that ends early must still hold most of a short action, or any full window of a long one.
+        # A window that ends early must still hold most of a short action, or any full window of a long one; stretched,
+        # most of any.
         action = float(length_ns) * speed
-        end -= action - rng.uniform(min(0.6 * action, 0.7 * seconds * NANOSECONDS), action)
+        whole = 0.6 * action
+        end -= action - rng.uniform(whole if stretched else min(whole, 0.7 * seconds * NANOSECONDS), action)
     else:
         end += rng.uniform(0, options.hold_s) * NANOSECONDS
     if stretched:
@@ -176,9 +184,14 @@ def vary_speed(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np
     return np.asarray(paced + max(min(early, room), 0))
 
 
-def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25") -> Clip:
-    """Prepend `before` to `clip`, moved to the position of the person, as in a live window of a second action."""
-    pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
+def follow(
+    before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25", speed: float = 1.0
+) -> Clip:
+    """Prepend `before` to `clip`, moved to the position of the person, as in a live window of a second action.
+
+    The pause between them is short enough when the clip's time is multiplied by `speed`.
+    """
+    pause = round(rng.uniform(0.2, LONGEST_PAUSE_S) / speed * NANOSECONDS)
     root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
     people, own = before.bodies[: len(clip.bodies)], clip.bodies
     # People of the second clip only appear with it.

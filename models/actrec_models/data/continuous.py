@@ -69,7 +69,7 @@ def person_streams(
     owned: dict[str, list[tuple[ClipDataset, int, str]]] = {}
     for part in (known, unknown):
         for index, (meta, label) in enumerate(zip(part.metas, part.labels, strict=True)):
-            name = next((str(meta[key]) for key in _PERSON if meta.get(key)), "")
+            name = next((str(meta[key]) for key in _PERSON if meta.get(key) not in (None, "")), "")
             person = "_".join(filter(None, (str(meta.get("set", "")), name)))
             person = person or ("person" if part is known else "others")
             owned.setdefault(person, []).append((part, index, known.classes[label] if part is known else UNKNOWN))

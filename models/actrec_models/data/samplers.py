@@ -58,8 +58,9 @@ class Sampling:
             ConfigError: A clip has no set, a factor is invalid or for an unknown set, or no clip is drawn.
         """
         if self.balance != "sets":
-            if self.set_weights:
-                raise ConfigError("sampling has set_weights, which do nothing without balance: sets")
+            given = {"set_weights": bool(self.set_weights), "balance_by": self.balance_by != "set"}
+            if unused := [name for name, is_given in given.items() if is_given]:
+                raise ConfigError(f"sampling has {', '.join(unused)}, which do nothing without balance: sets")
             return None
         if any(self.balance_by not in meta for meta in metas) or len(metas) != len(labels):
             known = ", ".join(sorted(set.intersection(*map(set, metas)) if metas else set())) or "no metadata"

@@ -158,7 +158,8 @@ def synthetic_body_action(clip: Clip, seconds: float, frames: int, rng: np.rando
     shown = clip.bodies[0, ~np.isnan(clip.bodies[0]).all(axis=(1, 2))]
     # Most clips begin with a standing person.
     pose = shown[0 if rng.random() < 0.6 else rng.integers(len(shown))]
-    if np.isnan(pose).any():
+    missing = np.isnan(pose).any(axis=-1)
+    if missing.any():  # places to compute with
         middle = pose[_J["spine_mid"]]
         pose = np.where(np.isnan(pose), np.nanmean(pose, axis=0) if np.isnan(middle).any() else middle, pose)
     times = np.arange(frames) * seconds / frames
@@ -168,7 +169,9 @@ def synthetic_body_action(clip: Clip, seconds: float, frames: int, rng: np.rando
         _gesture(body, times, rng)
     elif kind < 0.85:
         _thrash(body, times, rng)
-    return (body + smooth_noise(times, rng, 0.02, 0.5)[:, None])[None].astype(np.float32)
+    body += smooth_noise(times, rng, 0.02, 0.5)[:, None]
+    body[:, missing] = np.nan  # a clip of a class lacks them too
+    return body[None].astype(np.float32)
 
 
 def _gesture(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:

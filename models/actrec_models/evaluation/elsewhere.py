@@ -70,7 +70,8 @@ def measure(model: Model, data_root: str, options: Mapping[str, Any], progress: 
     """
     package = model.package
     figures: dict[str, Any] = {"model": model.name, "package": package.provenance.onnx_sha256, "sets": []}
-    figures[THRESHOLDS] = thresholds(package)
+    settings = getattr(model.session.backend, "config", None)  # a checkpoint has none
+    figures |= {"precision": getattr(settings, "precision", "float32"), THRESHOLDS: thresholds(package)}
     if (layout := body_layout(package)) != CANONICAL:
         return {**figures, "note": f"not measured: no other dataset of {layout} is available"}
     needed = [stream for stream, required in features.streams(package.inputs).items() if required]
@@ -315,11 +316,11 @@ def section(figures: Sequence[Mapping[str, Any]], name: str) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        who = row["by"] if row["by"] != name else ""
+        notes = [row["by"]] if row["by"] != name else []
         if row["trained"]:
             is_own = row.get("split", "own") == "own"  # older figures are all of it
-            who = _SAME_PEOPLE.get(row["set"] if is_own else "", "test people")
-        shown = f"{row['set']} ({who})" if who else row["set"]
+            notes.append(_SAME_PEOPLE.get(row["set"] if is_own else "", "test people"))
+        shown = f"{row['set']} ({', '.join(notes)})" if notes else row["set"]
         published = " / ".join(_percent(row[key]) for key in ("right", "unknown", "wrong"))
         false = row["false_events_per_minute"]
         cells = [shown, row["clips"], _percent(row["top1"]), published, row["other_clips"],

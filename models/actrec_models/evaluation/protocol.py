@@ -229,7 +229,7 @@ def check_not_trained_on(models: Sequence[Model], target: Target, clips: ClipDat
     if target.dataset != USER_FOLDER or (target.part == "train" and not target.scores_all_recordings):
         return False
     # People in one recording may be on both sides of the split that a model was trained on.
-    checked = [model for model in models if target.scores_all_recordings or not _same_split(model, target)]
+    checked = [model for model in models if target.scores_all_recordings or not _same_split(model, target, clips)]
     recordings = clips.recordings if checked else ()
     for model in checked:
         trained = training_recordings(model)
@@ -249,14 +249,18 @@ def check_not_trained_on(models: Sequence[Model], target: Target, clips: ClipDat
     return target.scores_all_recordings and all(map(_recordings_known, models))
 
 
-def _same_split(model: Model, target: Target) -> bool:
+def _same_split(model: Model, target: Target, clips: ClipDataset) -> bool:
     """Return whether a model was trained on the other part of the same split of the user's recordings."""
     trained = model.package.provenance
     same = provenance.same_split(provenance.trainings(trained), target.split, target.options)
     if trained.dataset != USER_FOLDER or not same:
         return False
-    # A store has the one split that it was prepared with, whatever the options.
-    return not datasets.is_store(target.root) or target.open("train").fingerprint() == trained.data_sha256
+    train = target.open("train")
+    if train.fingerprint() == trained.data_sha256:
+        return True
+    # A store has the one split that it was prepared with. In a folder, a recording that has trained may test now.
+    moved = set(clips.recordings) - set(train.recordings)
+    return not datasets.is_store(target.root) and not training_recordings(model) & moved
 
 
 def _trained_options(model: Model, dataset: str) -> dict[str, Any]:

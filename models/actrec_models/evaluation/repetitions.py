@@ -5,6 +5,7 @@ One that has its figures is not trained again, so the same command continues a r
 all repetitions in the folder.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -184,9 +185,12 @@ def train(
 
     if not resume:  # a stopped new run must not resume from an earlier one's checkpoints
         of_runs = [folder for number in wanted for folder in runs[number].folders(folders[number])]
-        trainer.delete_checkpoints(of_runs, options.get("init", ()))
-        for folder in folders.values() if first else ():
-            (folder / FIGURES).unlink(missing_ok=True)
+        with contextlib.ExitStack() as locks:  # a training in progress must not lose its checkpoints
+            for folder in [each for each in folders.values() if each.is_dir()]:
+                locks.enter_context(checkpoints.locked(folder))
+            trainer.delete_checkpoints(of_runs, options.get("init", ()))
+            for file in [out / SUMMARY, *(folder / FIGURES for folder in folders.values())] if first else ():
+                file.unlink(missing_ok=True)
     trained: dict[int, Path] = {}
     for number in wanted:
         if number in results:
@@ -198,6 +202,12 @@ def train(
     if first and not alone:  # now, because the other processes would wait for it in the next training, until a timeout
         for number, checkpoint in trained.items():
             score(number, checkpoint)
+    for number in _finished(out, kind, width, wanted) if resume and first else ():  # by another command meanwhile
+        own, folder = _with(recipe, kind, number), out / f"{kind}_{number:0{width}d}"
+        part = own.dataset_part(data_root, "test", root).fingerprint() if kind == "fold" else tested[wanted[0]]
+        if (result := _read(folder, own, part)) is not None:
+            results[number] = result
+            wanted.append(number)
     measure = datasets.DATASETS.get(recipe.dataset).measure
     ordered = tuple(results[number] for number in wanted if number in results)
     known = {name: value for name, value in recipe.dataset_options.items() if name != "fold"}

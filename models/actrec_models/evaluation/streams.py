@@ -289,14 +289,27 @@ def _add_labels(
     by_body: dict[str, list[ActionPrediction]] = {}
     for label in labels:
         by_body.setdefault(label.body_id, []).append(label)
+    labeled: list[tuple[int, int]] = []
+    wrong: list[tuple[int, int]] = []
     for body_id, own in by_body.items():
         stops = [*(label.stamp_ns for label in own[1:]), end_ns]
         for before, now, stop_ns in zip([None, *own], own, stops, strict=False):
-            at_s, lasts_s = (now.stamp_ns - start_ns) / NANOSECONDS, (stop_ns - now.stamp_ns) / NANOSECONDS
+            at_s = (now.stamp_ns - start_ns) / NANOSECONDS
             if now.label != UNKNOWN:
-                result.labeled_s += lasts_s
-                result.wrong_s += lasts_s * (not any(_shows(each, now.label, body_id, at_s) for each in actions))
+                labeled.append((now.stamp_ns, stop_ns))
+                if not any(_shows(each, now.label, body_id, at_s) for each in actions):
+                    wrong.append((now.stamp_ns, stop_ns))
             if before is not None and before.label != now.label:
                 result.label_changes += 1
                 own_actions = (each for each in found if each.body in ("", body_id))
                 result.changes_in_actions += any(each.start_s < at_s <= _end_s(each, stream) for each in own_actions)
+    result.labeled_s, result.wrong_s = _covered_s(labeled), _covered_s(wrong)
+
+
+def _covered_s(spans: Iterable[tuple[int, int]]) -> float:
+    """Return the time in which at least one of some spans in ns lasts, s."""
+    covered, reached = 0, 0
+    for start, stop in sorted(spans):
+        covered += max(stop - max(start, reached), 0)
+        reached = max(reached, stop)
+    return covered / NANOSECONDS

@@ -79,7 +79,8 @@ def score(
         fitting = {
             key: own
             for key, own in recipes.items()
-            if provenance.same_recordings(trained, own.dataset)
+            # A model is scored on merged classes; the figures of repetitions are of their own classes.
+            if (trained == own.dataset if summary is not None else provenance.same_recordings(trained, own.dataset))
             and split == own.split
             and network in ("", own.model)
             and (data is None or _but_fold(data) == _but_fold(own.dataset_options))

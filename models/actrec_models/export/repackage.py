@@ -237,7 +237,7 @@ def quantize(
         raise ConfigError(
             f"{name}'s training part gives {len(chosen)} clips, int8's ranges need at least {INT8_LEAST_CLIPS}"
         )
-    count = min(clips, len(chosen) * 2 // 3)
+    count = min(clips, max(len(chosen) - INT8_HELD_OUT, len(chosen) * 2 // 3))  # of few, a third is compared on
     calibration, held_out = (SampledInputs(base, part, indices) for indices in (chosen[:count], chosen[count:]))
     try:
         network = precision.to_int8(content, calibration, held_out, keep)
@@ -285,7 +285,13 @@ def add_figures(
         raise ConfigError(
             f"--figures are of {base.name} with other thresholds: run actrec eval {source} --elsewhere --json again"
         )
-    found = [{key: value for key, value in each.items() if key != elsewhere.THRESHOLDS} for each in found]
+    if lower := [each for each in found if each.get("precision", "float32") not in ("auto", "float32", "fp32")]:
+        raise ConfigError(
+            f"--figures are of {lower[0]['model']} in {lower[0]['precision']}, the card's are of float32: run actrec "
+            "eval --elsewhere --json again without --precision and --backend"
+        )
+    compared = ("precision", elsewhere.THRESHOLDS)
+    found = [{key: value for key, value in each.items() if key not in compared} for each in found]
     named = [{**each, "model": folder.name} if each["package"] == own else each for each in found]
     figures = {**base.provenance.figures, elsewhere.KEY: named}
     draft = dataclasses.replace(base, provenance=dataclasses.replace(base.provenance, figures=figures))

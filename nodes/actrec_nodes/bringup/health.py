@@ -63,6 +63,8 @@ class GraphHealth:
             without end if another was killed while it held a lock in shared memory.
         busy: Returns when each busy node last reported so, monotonic seconds: it may not answer for `PATIENCE_S`, as
             some libraries keep Python's lock while a camera is opened.
+        guests: Returns nodes that have joined for their subscribers: one that hangs is reported, too, but systemd does
+            not wait for them.
         owns_graph: Whether the graph ends with this process: systemd then gets STOPPING=1, and ends the service.
     """
 
@@ -74,8 +76,10 @@ class GraphHealth:
         support: Callable[[bool], Iterable[str]] = lambda is_active: (),
         hung: Callable[[str], None] = lambda name: None,
         busy: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
+        guests: Callable[[], Iterable[str]] = lambda: (),
         owns_graph: bool = True,
     ):
+        self._guests, self._joined = guests, set[str]()
         self._owns_graph = owns_graph
         self._asking, self._restarted, self._support, self._hung, self._busy = asking, restarted, support, hung, busy
         self._nodes: dict[str, _Asked] = {}
@@ -100,16 +104,23 @@ class GraphHealth:
     def inactive(self) -> list[str]:
         """Return the nodes that are not active, with their states."""
         nodes = self._nodes.copy()
-        return [f"{name} ({asked.state or 'no answer'})" for name, asked in nodes.items() if asked.state != "active"]
+        return [f"{name} ({asked.state or 'no answer'})" for name, asked in nodes.items() if self._lacks(name, asked)]
 
     def silent(self) -> list[str]:
         """Return the nodes that do not answer."""
         now = time.monotonic()
-        return [name for name, asked in self._nodes.copy().items() if now - asked.answered > ANSWER_S]
+        nodes = self._nodes.copy()
+        return [name for name, asked in nodes.items() if now - asked.answered > ANSWER_S and name not in self._joined]
+
+    def _lacks(self, name: str, asked: _Asked) -> bool:
+        return asked.state != "active" and name not in self._joined
 
     def _run(self) -> None:
         period_s = min(PERIOD_S, watchdog_s() / 4)
         while not self._stopping.wait(period_s):
+            joined = [name for name in self._guests() if name not in self._nodes]
+            self._joined.update(joined)
+            self._follow(joined)
             for asked in self._nodes.values():
                 self._ask(asked)
             self._announce()
@@ -160,7 +171,11 @@ class GraphHealth:
 
     def _notify(self) -> None:
         inactive, silent = self.inactive(), self.silent()
-        status = f"waiting for {', '.join(inactive)}" if inactive else f"{len(self._nodes)} nodes are active"
+        status = (
+            f"waiting for {', '.join(inactive)}"
+            if inactive
+            else f"{len(self._nodes) - len(self._joined)} nodes are active"
+        )
         states = [f"STATUS={status}"] if status != self._status else []
         self._status = status
         if not inactive and not self._ready:

@@ -110,7 +110,8 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
         if given["driver"]:
             raise ConfigError("launch arguments vendor and driver each name an image source; set only one")
         left_out.append("camera")
-    namespace = "".join(f"/{part.strip('/')}" for part in (outer_namespace, given["namespace"]) if part.strip("/"))
+    outer = "" if given["namespace"].startswith("/") else outer_namespace  # as launch_ros
+    namespace = "".join(f"/{part.strip('/')}" for part in (outer, given["namespace"]) if part.strip("/"))
     files = _parameter_files(given, namespace)
     ros_arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
     camera = _own_parameters(given, "camera_node")
@@ -125,14 +126,14 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
     specs = graph.select(without=left_out)
     model = graph.model_of(specs, given["model"], ros_arguments)
     graph.check_color(specs, model, driver)
+    color_alone = graph.find("camera") in specs and not graph.has_depth(driver)
+    if color_alone:
+        specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
     composed = is_true(given, "composed")
     if composed or (respawn and shared["autostart"] and len(specs) > 1 and not is_secure()):
         asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
         arguments = [*([] if composed else ["--processes"]), *_graph_arguments(given, left_out, asked)]
         return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)], respawn)
-    color_alone = graph.find("camera") in specs and not graph.has_depth(driver)
-    if color_alone:
-        specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
     spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
     specs = [spec for spec in specs if spec not in spare]
     later = graph.later(specs, model, driver)

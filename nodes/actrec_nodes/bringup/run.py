@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -31,6 +32,9 @@ from actrec_nodes.bringup.supervisor import RESPAWNS, START_RETRY_S, Child, Supe
 from actrec_nodes.common import parameter_files, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # exit status of `actrec run` after Ctrl-C before the first label
 LAST_STATISTICS_S = 2.0  # time for the last statistics of ended processes to arrive
 END_S = 30.0  # time for the graph to end
 LATER_S = 30.0  # time after which nodes that labels do not need are started though others are not active
@@ -54,6 +58,7 @@ class Plan:
         on_images: Called at the end with an image of each action that actors performed, by name; None for nothing.
         end_hung: With `processes`: kill a node that answers no more, so that it is started again.
         later: Nodes among `specs` that labels do not need. With `processes`, they are started after the others.
+        ends: Whether the frames of the camera end, and the run with them.
     """
 
     specs: list[NodeSpec]
@@ -68,6 +73,7 @@ class Plan:
     on_images: "Callable[[dict[str, Snapshot]], None] | None" = None
     end_hung: bool = True
     later: list[NodeSpec] = field(default_factory=list)
+    ends: bool = True
 
 
 def plan(
@@ -103,7 +109,12 @@ def plan(
     specs = graph.select(nodes, [*without, "camera"] if vendor else without)
     arguments: list[str] = []
     for path in [*params, *parameter_files.given(ros_args)]:
-        graph.check(path, ros_args)
+        try:
+            graph.check(path, ros_args)
+        except ConfigError as error:
+            if RESPAWNS not in os.environ or path in params:
+                raise
+            logger.warning("%s", error)  # launch gives some files to all nodes, and has checked params_file itself
     for path in params:
         arguments += ["--params-file", path]
     if log_level:
@@ -120,9 +131,14 @@ def plan(
     if graph.find("camera") in specs and not graph.has_depth(source):
         specs = graph.without_depth(specs, chosen, [*also, *nodes])
         overrides.update({spec.name: {"use_depth": False} for spec in specs if spec.name in graph.OPTIONAL_DEPTH})
+    for spec in specs if RESPAWNS in os.environ else ():  # launch's are for "/**", which entries for a node outrank
+        for name in ("use_sim_time", "start_retry_s"):
+            if (found := parameter_files.value(arguments, spec.name, name)) is not None:
+                overrides.setdefault(spec.name, {})[name] = found
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
     specs = [spec for spec in specs if spec not in spare]
     later = graph.later(specs, chosen, source)
+    options["ends"] = source is None or source.ends
     return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen, later=later)
 
 
@@ -186,6 +202,7 @@ def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, An
                 running.support,
                 running.end_hung,
                 monitor.busy,
+                running.guests,
                 owns_graph=RESPAWNS not in os.environ,  # launch goes on without this process, and starts another
             ),
             _starting_on_demand(chosen.spare, running, monitor),
@@ -302,6 +319,10 @@ class _Threads:
         """Return no nodes: all have been started."""
         return []
 
+    def guests(self) -> list[str]:
+        """Return no nodes: a process that is stuck ends itself."""
+        return []
+
     def end_hung(self, name: str) -> None:
         """Do nothing, as nodes of one process end together."""
 
@@ -351,14 +372,14 @@ class _Processes:
     def __init__(self, chosen: Plan, monitor: GraphMonitor):
         self._chosen, self._monitor = chosen, monitor
         environment = {PARENT: str(os.getpid()), RESPAWNS: ""}  # this process restarts them, not launch
-        camera = chosen.overrides.get("camera_node", {})
         nodes = [spec.name for spec in (*chosen.specs, *chosen.spare)]
-        self._standby = Standby(StandbyPlan(nodes, chosen.ros_args, camera), environment)
+        self._standby = Standby(StandbyPlan(nodes, chosen.ros_args, chosen.overrides), environment)
         self._supervisor = Supervisor(self._command, environment, self._log, self._from_standby)
         self._later, self._began, self._model = list(chosen.later), time.monotonic(), ""
+        self._guests: list[str] = []
         self._first = [spec for spec in chosen.specs if spec not in self._later]
         for spec in self._first:
-            self._supervisor.start(spec.name, is_source=spec == graph.find("camera"))
+            self._supervisor.start(spec.name, is_source=chosen.ends and spec == graph.find("camera"))
 
     @property
     def children(self) -> dict[str, Any]:
@@ -372,6 +393,11 @@ class _Processes:
     def start(self, spec: NodeSpec) -> None:
         """Start the process of a node that joins the running graph."""
         self._supervisor.start(spec.name, required=False, is_source=False)
+        self._guests.append(spec.name)
+
+    def guests(self) -> list[str]:
+        """Return the nodes that have joined for their subscribers."""
+        return list(self._guests)
 
     def support(self, is_active: bool) -> list[str]:
         """Start the standby server once the nodes are active, and then, from it, the nodes that labels do not need.
@@ -439,7 +465,9 @@ class _Processes:
         if again and self._model and name == graph.find("recognizer").name:  # a client may have loaded another model
             own["model"] = self._model
         # JSON is YAML with quoted strings.
-        return [word for key, value in own.items() for word in ("-p", f"{key}:={json.dumps(value)}")]
+        return [
+            word for key, value in own.items() for word in ("-p", f"{key}:={json.dumps(value, ensure_ascii=False)}")
+        ]
 
     def _log(self, line: str, is_error: bool) -> None:
         logger = self._monitor.get_logger()
@@ -465,4 +493,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         wait_before_start("graph")
     except KeyboardInterrupt:
         return 0
-    return cli.main(["run", *(sys.argv[1:] if argv is None else argv)])
+    status = cli.main(["run", *(sys.argv[1:] if argv is None else argv)])
+    return 0 if status == INTERRUPTED else status  # as the nodes' executables: launch calls other ones deaths

@@ -46,12 +46,12 @@ class StandbyPlan:
     Attributes:
         nodes: Their names.
         ros_args: Arguments for ROS of every node.
-        camera: Parameters of `camera_node` that outrank them.
+        overrides: Parameters by node that outrank them.
     """
 
     nodes: list[str]
     ros_args: list[str] = field(default_factory=list)
-    camera: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 # -- the process that asks ---------------------------------------------------------------------------------------------
@@ -356,11 +356,13 @@ def preload(plan: StandbyPlan) -> None:
 
 
 def _preload(name: str, plan: StandbyPlan) -> None:
+    own = plan.overrides.get(name, {})
+
     def value(parameter: str) -> Any:
-        return parameter_files.value(plan.ros_args, name, parameter)
+        return own.get(parameter, parameter_files.value(plan.ros_args, name, parameter))
 
     graph.find(name).load().preload(value)
-    if name == "camera_node" and (driver := graph.camera(plan.ros_args, plan.camera)) is not None:
+    if name == "camera_node" and (driver := graph.camera(plan.ros_args, own)) is not None:
         driver.prepare()
 
 

@@ -1,12 +1,16 @@
 """What `actrec run` prints about actions that simulated people performed."""
 
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actrec.cli import main
+from actrec.cli import main, run
 from actrec.cli.run import Lines, performed_table
+from actrec.visualization import contact_sheet
+from actrec.visualization.overlay import Caption
 
 
 def figures(found: int, performed: int = 1, known: bool = True, **others: int) -> dict[str, Any]:
@@ -48,3 +52,13 @@ def test_lines_without_a_reader_end_the_graph_once(monkeypatch: pytest.MonkeyPat
     for _ in range(3):
         lines.show(None)
     assert signals == [signal.SIGINT]
+
+
+def test_image_of_two_people_keeps_their_own_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(contact_sheet, "write", lambda path, tiles: written.extend(tiles))
+    people = [SimpleNamespace(body_id=f"body_{number}") for number in (1, 2)]
+    shown: Any = SimpleNamespace(bodies=people, captions={"body_2": Caption("throw", 0.9)})
+    run._write_image(tmp_path / "a.png", {"wave": shown}, {"actions": {"wave": figures(1, clap=2)}})
+    assert written[0].snapshot.captions == {"body_2": Caption("throw", 0.9)}
+    assert written[0].lines[1] == "recognized: wave, clap 2x 0.95, after 1.9 s"

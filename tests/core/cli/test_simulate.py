@@ -180,3 +180,13 @@ def test_simulate_refused_preview_keeps_the_earlier_recording(tmp_path) -> None:
     assert main([*out, "--overwrite", "--preview", str(tmp_path / "x.what")]) == 1
     with open_recording(tmp_path / "wave") as recording:
         assert len(list(recording.frames())) == 2
+
+
+def test_simulate_preview_in_the_new_folder_is_written(tmp_path, capsys) -> None:
+    pytest.importorskip("av")
+    out = ["simulate", "--seconds", "0.2", "--out", str(tmp_path / "wave"), *SMALL]
+    assert main([*out, "--preview", str(tmp_path / "wave/p.mp4")]) == 0
+    assert main([*out, "--preview", str(tmp_path / "new.mp4")]) == 1 and not (tmp_path / "new.mp4").exists()
+    capsys.readouterr()
+    assert main(["simulate", "--out", str(tmp_path / "x"), *SMALL, "duration=0"]) == 2
+    assert "script" not in capsys.readouterr().err

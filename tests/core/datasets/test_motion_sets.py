@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from actrec import datasets
-from actrec.datasets import florence3d, msr_action3d
+from actrec.datasets import cad60, florence3d, msr_action3d
 from actrec.recordings import skeleton_files
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import KINECT_V2_25, known_joints
@@ -439,3 +439,23 @@ def test_group_names_of_kinder_gator_are_its_classes(data_root):
     """Every action of the dataset's own list of groups is a class, in its order."""
     groups = json.loads((data_root / "motion/kinder_gator/groups.json").read_text())
     assert len(groups["of_action"]) == len(SOURCES["kinder_gator"].classes)
+
+
+def test_cad60_person_seen_from_behind_is_the_same_person_turned():
+    joints = person(joints=cad60.JOINTS)
+    facing = np.stack([joints[j] for j in cad60.JOINTS], axis=1)
+    behind = facing * [-1, 1, -1] + [0, 0, 5]  # half a turn about the vertical at 2.5 m
+    stamps = np.arange(len(facing)) * 33_333_333
+    a, b = (cad60._sequence("a", xyz, stamps, 3, 1).bodies for xyz in (facing, behind))
+    np.testing.assert_allclose(b, a * [-1, 1, -1] + [0, 0, 5], atol=1e-5)
+
+
+def test_cad60_people_at_the_whiteboard_write_before_themselves(data_root):
+    source, index = datasets.source("cad60", data_root / "motion/cad60"), KINECT_V2_25.index
+    for entry in source.entries():
+        if source.classes[entry.label] == "writing on whiteboard":
+            body = source.read(entry).bodies[0].astype(np.float64)
+            left = body[:, index["shoulder_left"]] - body[:, index["shoulder_right"]]
+            up = body[:, index["spine_shoulder"]] - body[:, index["spine_base"]]
+            hand = body[:, index["wrist_right"]] - body[:, index["spine_mid"]]
+            assert np.median((np.cross(left, up) * hand).sum(-1)) > 0, entry.name

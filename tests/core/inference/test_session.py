@@ -420,3 +420,9 @@ def test_load_missing_library_refused_with_install_command(tmp_path: Path, monke
     monkeypatch.delitem(sys.modules, "actrec.inference.onnxruntime_backend", raising=False)
     with pytest.raises(MissingLibraryError, match="pip install onnxruntime"):
         inference.load(tiny)
+
+
+def test_is_rejected_nan_as_predict_gives_unknown(session: Session) -> None:
+    rows = np.array([[np.nan] * 3, [0.9, 0.1, 0.0]], np.float32)
+    assert [session.to_prediction(row).label for row in rows] == ["unknown", "left"]
+    assert session.is_rejected(rows).tolist() == [True, False]

@@ -25,6 +25,7 @@ from actrec.cli import main
 from actrec.cli import view as view_command
 from actrec.features.clips import example_clip
 from actrec.recognition import ActionEvent
+from actrec.recognition.offline import OfflineRecognizer
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import DeviceError
 from actrec.visualization.overlay import Caption
@@ -456,3 +457,13 @@ def test_page_in_chromium_shows_the_images_that_explain_writes(tmp_path):
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         shot = page.screenshot()
         assert (shot.min(axis=2) > 240).mean() > 0.1, "the figure's white ground is seen below the view"
+
+
+def test_view_command_driver_shows_the_end_of_an_action_that_is_cut_off(monkeypatch):
+    shown = Shown()
+    monkeypatch.setattr(view_command, "_open", lambda _: shown)
+    monkeypatch.setattr(OfflineRecognizer, "finish", lambda self: [event(kind="ended")])
+    settings = ("width=160", "height=120", "duration=0.3", "realtime=false")
+    options = [word for setting in settings for word in ("--driver-option", setting)]
+    assert main(["view", "--web", "--driver", "simulated", *options]) == 0
+    assert shown.events == [("ended", LABEL)]

@@ -69,6 +69,7 @@ def test_sets_order_depends_on_seed_and_epoch_and_numbers_repeats():
         ({"balance": "sets", "set_weights": {"long": -1}}, "of long is -1, expected a number of 0 or more"),
         ({"balance": "sets", "set_weights": dict.fromkeys(("large", "long", "small"), 0)}, "are 0 for all clips"),
         ({"set_weights": {"long": 1}}, "do nothing without balance: sets"),
+        ({"balance": "classes", "balance_by": "subject"}, "has balance_by, which do nothing without balance: sets"),
     ],
 )
 def test_invalid_balance_is_refused(options, message):

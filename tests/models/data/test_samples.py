@@ -209,3 +209,32 @@ def test_samples_crops_match_live_crops():
 def test_streams_of_an_empty_part_are_not_missing():
     specs = actrec_models.networks.create("p_i3d", num_classes=2, **SMALL["p_i3d"]).input_specs
     assert describe_missing("p_i3d", ClipDataset([], ("a", "b")), specs) == ""
+
+
+def test_window_of_two_actions_shows_a_person_without_hands_all_the_time():
+    clip = people(1)
+    bodies = clip.bodies.copy()
+    bodies[:, :, [7, 11]] = np.nan
+    clip = replace(clip, bodies=bodies)
+    options = Augmentation(before=1.0, cut=0.0, hold_s=0.0)
+    for seed in range(60):
+        window = augmentation.sample_window(clip, 3.0, 40, options, np.random.default_rng(seed), clip).resampled()
+        assert np.isfinite(window[0, :, 0]).all(), seed
+
+
+def test_velocities_are_zero_while_the_last_pose_is_held():
+    clip, step = people(1), NANOSECONDS // 15
+    streams = {"flow": np.full((20, 4, 4, 3), 0.5, np.float32), "motion": np.full((1, 20, 25, 2), 9.0, np.float32)}
+    clip = replace(clip, streams=streams)
+    shown = clip.at_stamps(clip.stamps_ns[-1] + np.array([-step, 0, step, 3 * step]))
+    assert shown["flow"][:, 0, 0, 0].tolist() == [0.5, 0.5, 0, 0]
+    assert shown["motion"][0, :, 0, 0].tolist() == [9, 9, 0, 0]
+
+
+def test_stretched_window_that_ends_early_holds_most_of_a_long_clip():
+    ramp = np.linspace(0, 1, 301, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
+    clip = Clip("ramp", 0, np.arange(301) * 33_333_333, ramp)
+    options = Augmentation(stretched=1.0, speed=1.0, cut=1.0, hold_s=0.0, before=0.0, frame_loss=0.0)
+    rngs = map(np.random.default_rng, range(100))
+    ends = [augmentation.sample_window(clip, 3.0, 21, options, rng).resampled()[0, -1, 0, 0] for rng in rngs]
+    assert min(ends) > 0.59

@@ -182,3 +182,14 @@ def test_export_hands_threshold_chosen(data_root, tmp_path, monkeypatch):
 
 def every_20th(clips):
     return ClipDataset([clips[i] for i in range(0, len(clips), 20)], clips.classes, clips.layout)
+
+
+@pytest.mark.parametrize("lost", [("hand", "hand_tip", "thumb"), ("knee", "ankle", "foot")])
+def test_synthetic_actions_do_not_show_joints_that_the_clip_lacks(people, lost):
+    index = [KINECT_V2_25.index[f"{joint}_{side}"] for joint in lost for side in ("left", "right")]
+    bodies = people[40].bodies.copy()
+    bodies[:, :, index] = np.nan
+    clip = dataclasses.replace(people[40], bodies=bodies)
+    for seed in range(8):
+        window = unknown_clips.synthetic_body_action(clip, SECONDS, FRAMES, np.random.default_rng(seed))
+        assert np.isnan(window[:, :, index]).all() and np.isfinite(np.delete(window, index, axis=2)).all()

@@ -448,3 +448,22 @@ def test_cache_key_changes_with_the_networks(tmp_path, monkeypatch):
     other = dataclasses.replace(known["body_landmarks_full"], sha256="0" * 64)
     monkeypatch.setattr(networks, "files", lambda: {**known, "body_landmarks_full": other})
     assert recorded_joints._cache_key(recording, config) != before
+
+
+def test_eval_folder_whose_training_recordings_have_become_tests_raises(tmp_path, capsys):
+    """The column `part` was changed after the training."""
+    recordings = write_three_people(tmp_path / "recordings")
+
+    def divide(*tests):
+        rows = [f"{k},{'wave' if k < 3 else 'clap'},{'test' if k in tests else 'train'}" for k in range(6)]
+        (recordings / "labels.csv").write_text("\n".join(["recording,label,part", *rows]))
+
+    divide(2, 5)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**TINY, "dataset": "folder", "split": "part"}))
+    command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--threads", "1"]
+    assert main([*command, "--root", str(recordings), "--quiet"]) == 0
+    command = ["eval", str(tmp_path / "run/last.ckpt"), "--root", str(recordings), "--quiet"]
+    assert main(command) == 0
+    divide(1, 2, 4, 5)
+    assert main(command) == 1
+    assert "was trained on 2 of the 4 clips" in capsys.readouterr().err

@@ -18,7 +18,9 @@ from actrec.utils.errors import ConfigError
 from actrec_models.evaluation import elsewhere
 from actrec_models.evaluation.elsewhere import Share
 from actrec_models.evaluation.protocol import open_model
+from actrec_models.export import repackage
 from actrec_models.training import provenance
+from tests.tiny_model import write_tiny
 
 
 def trained_on(dataset: str, split: str, **options: object) -> package.ModelPackage:
@@ -219,3 +221,22 @@ def test_figures_are_written_to_the_card(data_root, tmp_path, capsys, monkeypatc
     assert "--figures are of deepacts_graph_nucla with other thresholds" in capsys.readouterr().err
     assert cli.main(["export", "deepacts_graph_utd_mhad", "--out", str(tmp_path / "other"), *more]) == 2
     assert "run actrec eval deepacts_graph_utd_mhad --elsewhere --json" in capsys.readouterr().err
+
+
+def test_section_names_the_other_model_of_a_row_of_its_test_people():
+    row = {"set": "kard", "trained": True, "split": "own", "clips": 10, "top1": 0.9, "right": 0.8, "unknown": 0.1,
+           "wrong": 0.1, "other_clips": 0, "others_labeled": None, "found_share": None,
+           "false_events_per_minute": None, "classes": {}}  # fmt: skip
+    text = elsewhere.section([{"model": "mine", "sets": [row]}, {"model": "without_hdm05", "sets": [row]}], "mine")
+    assert text.count("| kard (test people) |") == 1
+    assert "| kard (without_hdm05, test people) |" in text
+
+
+def test_figures_of_a_lower_precision_are_refused(tmp_path, monkeypatch):
+    made = write_tiny(tmp_path / "tiny")
+    monkeypatch.setattr(elsewhere, "shares", lambda *_: [])
+    backend = SimpleNamespace(config=SimpleNamespace(precision="int8"))
+    model: Any = SimpleNamespace(name="tiny", package=made, session=SimpleNamespace(backend=backend))
+    (tmp_path / "figures.json").write_text(json.dumps([elsewhere.measure(model, "", {})]))
+    with pytest.raises(ConfigError, match="--figures are of tiny in int8"):
+        repackage.add_figures(made.path, tmp_path / "out", [tmp_path / "figures.json"])

@@ -3,6 +3,8 @@
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +13,7 @@ import pytest
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Entry, Source
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.evaluation import repetitions, table_report
 from actrec_models.training import paper_tables, recipe, trainer
 from actrec_models.training.callbacks import TrainingInterrupted
@@ -275,7 +277,62 @@ def test_fresh_folds_that_are_stopped_keep_nothing_of_the_earlier_run(folded, tm
     def stop(*_, **__):
         raise TrainingInterrupted(15, out / "fold_1/last.ckpt", 1)
 
+    (out / "summary.json").write_text("{}")
     monkeypatch.setattr(trainer, "train", stop)
     with pytest.raises(TrainingInterrupted):
         repetitions.train(recipe.read(folded), "fold", [], str(tmp_path), out, resume=False)
+    assert not (out / "summary.json").exists()
     assert not [*out.glob("fold_*/figures.json"), *out.glob("fold_*/last.ckpt")]
+
+
+def test_table_has_no_figure_of_finer_classes_in_a_coarser_column(tmp_path):
+    (table,) = paper_tables.find("sem_spa:9")
+    own = recipe.read("papers/sem_spa:9:spa:28")
+    one = repetitions.Repetition(1, 0.9, 0.9, 840, "seed_1/last.ckpt")
+    made = repetitions.Repetitions("seed", own.dataset, own.split, "accuracy", (one,), own.model, {})
+    (tmp_path / "summary.json").write_text(json.dumps(made.as_dict()))
+    found = table_report.score(table, [f"spa={tmp_path}"], str(tmp_path))
+    assert [each.column for each in found] == ["28"]
+    with pytest.raises(ConfigError, match="on split official of shrec17_28, but row spa:14 is of .* of shrec17_14"):
+        table_report.score(table, [f"spa:14={tmp_path}"], str(tmp_path))
+
+
+HOLD = """
+import fcntl, os, sys
+fcntl.lockf(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_fresh_folds_keep_the_checkpoints_of_a_training_in_progress(folded, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    for number in (1, 2):
+        (out / f"fold_{number}").mkdir(parents=True)
+        (out / f"fold_{number}/last.ckpt").touch()
+    monkeypatch.setattr(trainer, "train", lambda *_, **__: pytest.fail("trained first"))
+    command = [sys.executable, "-c", HOLD, str(out / "fold_2/.training.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(DeviceError, match="another actrec train is writing to .*fold_2"):
+            repetitions.train(recipe.read(folded), "fold", [1, 2], str(tmp_path), out, resume=False)
+    assert len([*out.glob("fold_*/last.ckpt")]) == 2
+
+
+def test_summary_has_repetitions_that_another_command_has_finished_meanwhile(folded, tmp_path, monkeypatch):
+    own, out = recipe.read(folded), tmp_path / "run"
+
+    def train(_, data_root, folder, **__):
+        if folder.name == "fold_1":
+            repetitions.train(own, "fold", [2], data_root, out, progress=False)
+        return folder / "last.ckpt"
+
+    def scored(number, checkpoint, *_):
+        return repetitions.Repetition(number, 0.5, 0.5, 4, str(checkpoint))
+
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(repetitions, "_score", scored)
+    summary = repetitions.train(own, "fold", [1], str(tmp_path), out, progress=False)
+    assert [each.number for each in summary.results] == [1, 2]
+    assert len(json.loads((out / "summary.json").read_text())["results"]) == 2

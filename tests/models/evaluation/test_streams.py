@@ -266,3 +266,16 @@ def test_join_clips_after_a_person_out_of_view_shows_the_next_clip() -> None:
     begin = round(10 * joined.actions[1].start_s)
     assert np.isfinite(joined.sequence.bodies[0, begin : begin + 21]).all()
     assert joined.sequence.bodies.dtype == np.float32
+
+
+def test_person_streams_joins_known_and_unknown_clips_of_person_0() -> None:
+    known, unknown = ClipDataset([clip(0.0, 2)], LABELS), ClipDataset([clip(0.0, 1)], ())
+    for part in (known, unknown):
+        part.entries = [replace(entry, meta={"subject": 0}) for entry in part.entries]
+    (made,) = person_streams(known, unknown)
+    assert sorted(action.label for action in made.actions) == ["left", "unknown"]
+
+
+def test_score_time_with_wrong_labels_of_two_bodies_counts_once() -> None:
+    found = streams.score(stream(), [], [label("left", 0, body) for body in ("body_1", "body_2")], LABELS)
+    assert found.figures()["wrong_share_of_time"] == 1.0

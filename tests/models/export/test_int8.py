@@ -266,3 +266,23 @@ def test_int8_network_runs_at_any_batch_size(network, in_int8) -> None:
     together = session.run(None, held_out)[0]
     alone = [session.run(None, {name: value[k : k + 1] for name, value in held_out.items()})[0] for k in range(8)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("there", "clips", "expected"), [(5000, 1000, [1000, 100]), (150, 200, [100, 50]), (300, 10, [10, 100])]
+)
+def test_quantize_takes_the_clips_that_are_asked_for(monkeypatch, tmp_path, there, clips, expected) -> None:
+    counts: list[int] = []
+
+    def sampled(base, part, indices):
+        counts.append(len(indices))
+        return [{"body": np.zeros(1)}] * len(indices)
+
+    monkeypatch.setattr(datasets, "create", lambda *_, **__: range(there))
+    monkeypatch.setattr(scoring, "check_layout", lambda base, part: None)
+    monkeypatch.setattr(repackage, "SampledInputs", sampled)
+    monkeypatch.setattr(precision, "to_int8", lambda *_: precision.Int8Network(b"", 0.0, 1.0, ()))
+    monkeypatch.setattr(repackage, "_with_accuracy", lambda draft, *_: draft)
+    monkeypatch.setattr(repackage, "_write_copy", lambda base, draft, *_: draft)
+    repackage.quantize("sem_net_utd_mhad", tmp_path / "out", "data", clips=clips)
+    assert counts == expected

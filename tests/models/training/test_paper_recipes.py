@@ -1,4 +1,4 @@
-"""Recipes and rows of the papers: what they set is what the papers and the Readings say."""
+"""Recipes and rows of the papers have the settings of the papers and of the Readings."""
 
 import json
 import re

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,3 +175,26 @@ def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(
         systemd.settimeout(60)
     assert receive(systemd, "STOPPING=1")
     assert not hung, "its process was started again after it was active"
+
+
+def test_health_ends_a_node_that_has_joined_and_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.01)
+    answers, ended, hung = threading.Event(), threading.Event(), list[str]()
+    answers.set()
+    state = SimpleNamespace(current_state=SimpleNamespace(label="active"))
+
+    def call(_: object) -> SimpleNamespace:
+        is_done = answers.is_set()
+        return SimpleNamespace(done=lambda: is_done, result=lambda: state)
+
+    def end(name: str) -> None:
+        hung.append(name)
+        ended.set()
+
+    client = SimpleNamespace(service_is_ready=lambda: True, call_async=call, remove_pending_request=lambda _: None)
+    asking: Any = SimpleNamespace(create_client=lambda *_: client, destroy_client=lambda _: None)
+    with GraphHealth(asking, [], hung=end, guests=lambda: ["hri_node"]) as health:
+        while health._nodes.get("hri_node") is None or health._nodes["hri_node"].state != "active":
+            time.sleep(0.01)
+        answers.clear()
+        assert ended.wait(30.0) and hung == ["hri_node"] and health.silent() == [] == health.inactive()

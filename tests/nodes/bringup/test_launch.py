@@ -326,3 +326,15 @@ def test_launch_recording_arguments_become_parameters() -> None:
     for wrong, said in (({}, "out is empty"), ({**given, "duration_s": "1 min"}, "duration_s is '1 min'")):
         with pytest.raises(ConfigError, match=said):
             launching.recording(defaults | wrong)
+
+
+def test_launch_absolute_namespace_is_not_within_the_outer_one(tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text("camera_node: {ros__parameters: {driver: simulated}}")
+    planned = plan("/fleet", params_file=f"{tmp_path}/robot.yaml", namespace="/robot")
+    assert list(parameter_files.read(planned.processes[0].files[0])) == ["/robot/camera_node"]
+
+
+@pytest.mark.parametrize("given", [{}, {"composed": "true"}, EACH])
+def test_launch_scene_flow_of_color_alone_is_refused_at_once(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="scene_flow_node needs depth, but the camera has color alone"):
+        plan(driver="webcam", scene_flow="true", **given)

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
+import yaml
 
 from actrec_nodes.bringup import run
+from actrec_nodes.bringup import standby as standby_module
 from actrec_nodes.bringup.endings import PARENT
 from actrec_nodes.bringup.graph import GRAPH
 from actrec_nodes.bringup.processes import wait_until_active
@@ -73,7 +76,7 @@ import sys, rclpy
 from rclpy.parameter import Parameter
 from actrec_nodes.bringup import graph, standby
 name, settings = sys.argv[1], {"driver": "simulated"} if sys.argv[1] == "camera_node" else {}
-standby.preload(standby.StandbyPlan([name], [], settings))
+standby.preload(standby.StandbyPlan([name], [], {name: settings}))
 before = set(sys.modules)
 rclpy.init()
 node = graph.find(name).load()(parameter_overrides=[Parameter(key, value=value) for key, value in settings.items()])
@@ -119,3 +122,35 @@ def test_processes_that_labels_do_not_need_start_after_the_others(monkeypatch: p
     assert plain.support(is_active=True) == ["hand_node"]
     monkeypatch.setattr(run, "LATER_S", 0.0)  # a recognizer that builds an engine is not active for minutes
     assert run._Processes(plan(), None).support(is_active=False) == ["hand_node"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("options", "is_source"), [([], False), (["duration=5"], True)])
+def test_process_of_a_camera_that_does_not_end_is_replaced_whatever_its_status(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], is_source: bool
+) -> None:
+    kinds: dict[str, Any] = {}
+    monkeypatch.setattr(run.Supervisor, "start", lambda self, name, **kind: kinds.update({name: kind}))
+    planned = run.plan("simulated", options, nodes=["camera", "skeleton"], processes=True)
+    processes = run._Processes(planned, cast("Any", None))
+    assert kinds["camera_node"]["is_source"] is is_source
+    processes.start(run.graph.find("hri"))
+    assert processes.guests() == ["hri_node"]
+
+
+def test_parameters_of_a_process_are_yaml_for_any_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.Supervisor, "start", lambda *_, **__: None)
+    model = "/data/\N{ROBOT FACE}/model"
+    processes = run._Processes(run.plan(model=model, nodes=["recognizer"], processes=True), cast("Any", None))
+    (text,) = [word for word in processes._parameters("recognizer_node", again=False) if word.startswith("model:=")]
+    assert yaml.load(text.removeprefix("model:="), yaml.CSafeLoader) == model
+
+
+def test_standby_preloads_the_model_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.Supervisor, "start", lambda *_, **__: None)
+    planned = run.plan(model="/models/mine", nodes=["recognizer"], processes=True)
+    found: list[Any] = []
+    kind = SimpleNamespace(preload=lambda value: found.append(value("model")))
+    standby_plan = run._Processes(planned, cast("Any", None))._standby._plan
+    monkeypatch.setattr(standby_module.graph, "find", lambda name: SimpleNamespace(load=lambda: kind))
+    standby_module._preload("recognizer_node", standby_plan)
+    assert found == ["/models/mine"]
