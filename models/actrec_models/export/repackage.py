@@ -285,10 +285,10 @@ def add_figures(
         raise ConfigError(
             f"--figures are of {base.name} with other thresholds: run actrec eval {source} --elsewhere --json again"
         )
-    if lower := [each for each in found if each.get("precision", "float32") not in ("auto", "float32", "fp32")]:
+    if reduced := [each for each in found if each.get("precision", "float32") not in ("auto", "float32", "fp32")]:
         raise ConfigError(
-            f"--figures are of {lower[0]['model']} in {lower[0]['precision']}, the card's are of float32: run actrec "
-            "eval --elsewhere --json again without --precision and --backend"
+            f"--figures are of {reduced[0]['model']} in {reduced[0]['precision']}, the card's are of float32: run "
+            "actrec eval --elsewhere --json again without --precision and --backend"
         )
     compared = ("precision", elsewhere.THRESHOLDS)
     found = [{key: value for key, value in each.items() if key not in compared} for each in found]

