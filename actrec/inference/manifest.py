@@ -1,7 +1,7 @@
 """The manifest of the published model packages: files with hashes, labels, licenses; and fetching one by it.
 
-A wheel holds the default package alone. Others come from a folder or URL that the user names; nothing else connects to
-another machine. The hashes are part of this program, so the source need not be trusted.
+A wheel holds the default package and `joint_tcn_open`. Others come from a folder or URL that the user names; nothing
+else connects to another machine. The hashes are part of this program, so the source need not be trusted.
 """
 
 import hashlib

@@ -4,6 +4,8 @@ A pinhole camera with one of ROS's lens models: plumb_bob and rational_polynomia
 equidistant (cv::fisheye; Kannala & Brandt, "A generic camera model", 2006).
 """
 
+import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +27,13 @@ UNDISTORTED = ("", "pinhole", "none")
 FOCAL_RANGE = (0.02, 200.0)
 """Plausible focal lengths in image widths; outside, K is in other units or of another image."""
 
+OFF_CENTER = 0.2
+"""Distance of the principal point from the image's center, in half image sides, beyond which K is in doubt."""
+
 MAX_ANGLE = 1.5
 """Largest angle of a ray to the optical axis, radians: rays have z = 1."""
+
+logger = logging.getLogger(__name__)
 
 REMEDY = "calibrate the camera (actrec calibrate intrinsics), or use its rectified images"
 
@@ -71,6 +78,8 @@ def make_intrinsics(
             f"{source}: K is of about {other} images, by its principal point, but is stated for {width}×{height}: "
             "calibrate at the size of the images, or take their own camera_info"
         )
+    if max(abs(across - 1), abs(down - 1)) > OFF_CENTER:
+        _warn_off_center(source, round(cx), round(cy), width, height)
     lens, distortion = _lens(source, model, coefficients)
     return Intrinsics(width, height, fx, fy, cx, cy, distortion, lens)
 
@@ -86,6 +95,16 @@ def from_camera_info(source: str, info: Any, rectified: bool = False) -> Intrins
         return make_intrinsics(source, *size, info.k, info.distortion_model, info.d)
     p = [*info.p[0:3], *info.p[4:7], *info.p[8:11]]
     return make_intrinsics(source, *size, p if p[0] > 0 else info.k)
+
+
+@functools.cache
+def _warn_off_center(source: str, cx: int, cy: int, width: int, height: int) -> None:
+    """Warn once: a part of a larger image may have such a K, too."""
+    logger.warning(
+        "%s: the principal point (%d, %d) is far from the center of %d×%d images: unless they are cut out of larger "
+        "ones, K is of another size, and joints get wrong positions; take the images' own camera_info, or calibrate at "
+        "their size", source, cx, cy, width, height
+    )  # fmt: skip
 
 
 def _lens(source: str, model: str, d: list[float]) -> tuple[str, tuple[float, ...]]:

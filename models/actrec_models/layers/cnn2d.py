@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from actrec_models.layers import Bottleneck
 
@@ -72,17 +73,23 @@ class MBConv(nn.Module):
             convolution(wide, after, 1, activation=False),
         )
         self.residual = stride == 1 and before == after
-        self.drop = drop
+        self.drop = StochasticDepth(drop)
 
     def forward(self, f: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
         out = self.block(f)
-        if not self.residual:
-            return out
-        if self.training and self.drop > 0:
-            kept = torch.rand(len(f), 1, 1, 1, device=f.device, dtype=f.dtype) >= self.drop
-            out = out * kept / (1 - self.drop)
-        return out + f
+        return self.drop(out) + f if self.residual else out
+
+
+class StochasticDepth(_DropoutNd):
+    """Skips the block of some clips in training, with probability `p`."""
+
+    def forward(self, f: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        if not self.training or self.p == 0:
+            return f
+        kept = torch.rand(len(f), 1, 1, 1, device=f.device, dtype=f.dtype) >= self.p
+        return f * kept / (1 - self.p)
 
 
 class SqueezeExcitation(nn.Module):

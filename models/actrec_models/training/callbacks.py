@@ -171,6 +171,11 @@ class Checkpoints(Checkpoint):
         return int(flags[0]), due or bool(flags[1])
 
     def _save(self, trainer: lightning.Trainer, name: str, epoch: int, steps: int = 0, finished: bool = False) -> None:
+        if not all(bool(value.isfinite().all()) for value in trainer.lightning_module.parameters()):
+            raise ConfigError(
+                f"the weights are not finite after step {trainer.global_step}: lower the learning_rate, or set a "
+                "gradient_clip, and restart with --fresh"
+            )
         self._position = {
             "epoch": epoch, "steps": steps, "epochs": self.epochs_before + epoch, "finished": finished,
             **self._unfinished,
@@ -365,10 +370,10 @@ def estimate_norms(
 ) -> list[_BatchNorm]:
     """Set the statistics of batch norms in training mode to the mean over batches.
 
-    Unlike `torch.optim.swa_utils.update_bn`, this turns dropout off, keeps the statistics of norms in evaluation mode
-    or that no batch reaches, and restores modes after an error. With `update_bn`, `deepacts_graph_nucla` has 421 of
-    464 test clips right, not 425. `forward` runs a batch through the network, which is in training mode except its
-    frozen parts. Return the norms with new statistics, in the network's order.
+    Unlike `torch.optim.swa_utils.update_bn`, this turns dropout and stochastic depth off, keeps the statistics of norms
+    in evaluation mode or that no batch reaches, and restores modes after an error. With `update_bn`,
+    `deepacts_graph_nucla` has 421 of 464 test clips right, not 425. `forward` runs a batch through the network, which
+    is in training mode except its frozen parts. Return the norms with new statistics, in the network's order.
     """
     training = [part for part in network.modules() if part.training]
     dropouts = [part for part in training if isinstance(part, _DropoutNd)]

@@ -225,10 +225,10 @@ def translate_errors(folder: Path) -> Iterator[None]:
             raise
         raise type(error)(lines[-1].partition(": ")[2]) from error
     except (ConnectionResetError, ConnectionRefusedError, RuntimeError) as error:  # the first two: its queue broke
-        text = str(error) if isinstance(error, RuntimeError) else "DataLoader worker"
+        text = str(error) if isinstance(error, RuntimeError) else "DataLoader worker (pid"
         if any(reason in text for reason in ("Connection closed by peer", "Connection reset by peer")):
             raise DeviceError(f"another process of this run ended, see its own line; {_RESUMES}") from error
-        if "DataLoader worker" not in text:
+        if "DataLoader worker (pid" not in text:  # "… worker process 0": an error of its own
             raise
         raise DeviceError(
             f"a process that reads clips was killed, most often as memory is full: take fewer --workers; {_RESUMES}"

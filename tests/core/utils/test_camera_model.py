@@ -123,3 +123,16 @@ def test_lifting_through_a_fisheye_is_exact() -> None:
     shape = joints - joints.mean(axis=0)
     found, *_ = lift(pixels, shape, np.ones(25, np.float32), None, camera(EQUIDISTANT))
     np.testing.assert_allclose(found, joints, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "of", "is_far"),
+    [((640, 480), (848, 480), True), ((640, 480), (640, 360), True), ((848, 480), (640, 480), True),
+     ((960, 540), (1280, 720), True), ((640, 480), (640, 480), False), ((640, 480), (660, 470), False)],
+)  # fmt: skip
+def test_make_intrinsics_warns_once_of_k_of_another_size(size, of, is_far, caplog) -> None:
+    camera_model._warn_off_center.cache_clear()
+    k = [600.0, 0.0, of[0] / 2 - 0.5, 0.0, 600.0, of[1] / 2 - 0.5, 0.0, 0.0, 1.0]
+    for _ in range(2):
+        camera_model.make_intrinsics("camera_info", *size, k)
+    assert caplog.text.count("K is of another size") == is_far

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from actrec import datasets
 from actrec.utils.errors import ConfigError
+from actrec_models.layers import cnn2d
 from actrec_models.training import callbacks, checkpoints
 from actrec_models.training.callbacks import Averaging
 from actrec_models.training.module import RecognitionModule
@@ -218,3 +219,28 @@ def test_recalibration_killed_run_gives_same_weights(changes, tmp_path):
     resumed = run(tmp_path / "killed", **changes)
     expected, found = (checkpoints.read(path)["state_dict"] for path in (uninterrupted, resumed))
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_estimate_norms_skips_no_blocks():
+    torch.manual_seed(0)
+    block = cnn2d.MBConv(8, 8, 1, 3, 1, drop=0.5)
+    network = nn.Sequential(block, nn.BatchNorm2d(8)).train()
+    batches, found = [torch.randn(6, 8, 5, 5) for _ in range(2)], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        callbacks.estimate_norms(network, network, iter(batches))
+        found.append(network[1].running_var.clone())
+    assert torch.equal(*found)
+    assert all(part.training for part in network.modules())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    training_step = RecognitionModule.training_step
+
+    def step(module, batch, index):  # the first of the last step's two parts
+        loss = training_step(module, batch, index)
+        return loss * float("nan") if index == 8 else loss
+
+    monkeypatch.setattr(RecognitionModule, "training_step", step)
+    with pytest.raises(ConfigError, match="the weights are not finite after step 5"):
+        run(tmp_path, accumulate=2, epochs=1)

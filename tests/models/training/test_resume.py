@@ -440,3 +440,12 @@ def test_resume_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path, cap
     ):
         run(out)
     assert "damaged" not in caplog.text
+
+
+def test_translate_errors_keeps_an_error_of_a_process_that_reads_clips(tmp_path):
+    text = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback …\nstack expects equal size"
+    with pytest.raises(RuntimeError, match="equal size"), checkpoints.translate_errors(tmp_path):
+        raise RuntimeError(text)
+    for ended in ("(pid 4711) is killed by signal: Killed. ", "(pid(s) 4711) exited unexpectedly"):
+        with pytest.raises(DeviceError, match="was killed"), checkpoints.translate_errors(tmp_path):
+            raise RuntimeError(f"DataLoader worker {ended}")
