@@ -134,5 +134,5 @@ def test_make_intrinsics_warns_once_of_k_of_another_size(size, of, is_far, caplo
     camera_model._warn_off_center.cache_clear()
     k = [600.0, 0.0, of[0] / 2 - 0.5, 0.0, 600.0, of[1] / 2 - 0.5, 0.0, 0.0, 1.0]
     for _ in range(2):
-        camera_model.make_intrinsics("camera_info", *size, k)
+        camera_model.make_intrinsics("camera_info", size[0], size[1], k)
     assert caplog.text.count("K is of another size") == is_far

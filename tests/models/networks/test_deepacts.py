@@ -358,9 +358,8 @@ def test_deepacts_dropout_defaults_to_networks_own():
 def test_stochastic_depth_applies_in_training_only():
     torch.manual_seed(1)
     net, picture = EfficientNetB0(5, 0.1, dropout=0.0), torch.randn(4, 3, 64, 64)
-    assert [round(vars(m)["drop"], 4) for m in net.modules() if "drop" in vars(m)] == [
-        round(0.2 * b / 16, 4) for b in range(16)
-    ]
+    shares = [round(part.p, 4) for part in net.modules() if isinstance(part, StochasticDepth)]
+    assert shares == [round(0.2 * block / 16, 4) for block in range(16)]
     net.train()
     assert not torch.equal(net(picture), net(picture))
     net.eval()
