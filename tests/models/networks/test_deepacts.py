@@ -14,7 +14,7 @@ from actrec.features.clips import example_clip
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50
+from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50, StochasticDepth
 from actrec_models.layers.st_gcn import adjacency, partition, present
 from actrec_models.networks.deepacts import MODALITIES, Hcn, StampBranch, motion_matrix
 
