@@ -1,7 +1,6 @@
 """`actrec run`: the whole graph, from camera to /action_label."""
 
 import argparse
-import contextlib
 import importlib
 import json
 import math
@@ -117,10 +116,12 @@ def _announce(args: argparse.Namespace, chosen: Any) -> None:
     """Print which nodes start, and which do not."""
     graph = importlib.import_module("actrec_nodes.bringup.graph")
     is_launched = importlib.import_module("actrec_nodes.bringup.supervisor").RESPAWNS in os.environ
-    # Under launch, the recognizer reports a model that cannot be read, and tries again.
-    with contextlib.suppress(*((ActrecError,) if is_launched else ())):
+    try:
         for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
             print(f"actrec: {line}", file=sys.stderr)
+    except ActrecError:
+        if not is_launched:  # else the recognizer reports a model that cannot be read, and tries again
+            raise
     if not args.json:
         print(f"starting {', '.join(spec.switch for spec in reversed(chosen.specs))} …", flush=True)
     if not args.json and not args.quiet and chosen.spare:

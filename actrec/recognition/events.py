@@ -253,7 +253,8 @@ class EventDetector:
             The id before, of each new body that was given an event.
         """
         places = {body_id: middle(joints[np.isfinite(joints).all(axis=-1)]) for body_id, joints in new.items()}
-        old = {other: middle(self._states[other].joints) for other in lost if other in self.present_events}
+        present = self.present_events if new else {}
+        old = {other: middle(self._states[other].joints) for other in lost if other in present}
         pairs = [(math.dist(places[body_id], old[other]), body_id, other) for body_id in places for other in old]
         renamed: dict[str, str] = {}
         for _, body_id, other in sorted(pair for pair in pairs if pair[0] <= SAME_PLACE_M):

@@ -4,7 +4,6 @@ A pinhole camera with one of ROS's lens models: plumb_bob and rational_polynomia
 equidistant (cv::fisheye; Kannala & Brandt, "A generic camera model", 2006).
 """
 
-import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ MAX_ANGLE = 1.5
 """Largest angle of a ray to the optical axis, radians: rays have z = 1."""
 
 logger = logging.getLogger(__name__)
+_warned: set[str] = set()  # sources, whose K may change with each message
 
 REMEDY = "calibrate the camera (actrec calibrate intrinsics), or use its rectified images"
 
@@ -97,9 +97,11 @@ def from_camera_info(source: str, info: Any, rectified: bool = False) -> Intrins
     return make_intrinsics(source, *size, p if p[0] > 0 else info.k)
 
 
-@functools.cache
 def _warn_off_center(source: str, cx: int, cy: int, width: int, height: int) -> None:
-    """Warn once: a part of a larger image may have such a K, too."""
+    """Warn, once of a source: a part of a larger image may have such a K, too."""
+    if source in _warned:
+        return
+    _warned.add(source)
     logger.warning(
         "%s: the principal point (%d, %d) is far from the center of %d×%d images: unless they are cut out of larger "
         "ones, K is of another size, and joints get wrong positions; take the images' own camera_info, or calibrate at "

@@ -241,7 +241,8 @@ def _check_count(
 ) -> None:
     if used >= config.fewest_views:
         return
-    for name, reason in rejected.items():
+    if rejected:
+        name, reason = next(iter(rejected.items()))
         raise InputError(
             f"{used} views are left, {config.fewest_views} are the minimum: {len(rejected)} are rejected, first {name} "
             f"({reason}): {_REMEDY}"

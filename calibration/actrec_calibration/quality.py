@@ -13,7 +13,7 @@ from actrec.types import Intrinsics
 from actrec.utils import folders
 from actrec.utils.calibration_files import scale_to_size
 from actrec.utils.config import setting
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import InputError
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, BoardView, placement
 from actrec_calibration.intrinsics import (
@@ -124,10 +124,7 @@ class CheckConfig:
     most_views: int = setting(40, "Maximum number of views, chosen to differ most.", range=(3, 1000))
 
     def __post_init__(self) -> None:
-        if self.most_views < self.fewest_views:
-            raise ConfigError(
-                f"--most-views {self.most_views} is fewer than --fewest-views {self.fewest_views}: change one"
-            )
+        IntrinsicsConfig(fewest_views=self.fewest_views, most_views=self.most_views)  # checks them
 
 
 @dataclass(frozen=True)

@@ -256,11 +256,10 @@ def _same_split(model: Model, target: Target, clips: ClipDataset) -> bool:
     if trained.dataset != USER_FOLDER or not same:
         return False
     train = target.open("train")
-    if train.fingerprint() == trained.data_sha256:
-        return True
-    # A store has the one split that it was prepared with. In a folder, a recording that has trained may test now.
-    moved = set(clips.recordings) - set(train.recordings)
-    return not datasets.is_store(target.root) and not training_recordings(model) & moved
+    if datasets.is_store(target.root):  # it has the one split that it was prepared with, whatever the options
+        return train.fingerprint() == trained.data_sha256
+    # A recording that has trained may test now.
+    return not training_recordings(model) & (set(clips.recordings) - set(train.recordings))
 
 
 def _trained_options(model: Model, dataset: str) -> dict[str, Any]:

@@ -103,17 +103,17 @@ class GraphHealth:
 
     def inactive(self) -> list[str]:
         """Return the nodes that are not active, with their states."""
-        nodes = self._nodes.copy()
-        return [f"{name} ({asked.state or 'no answer'})" for name, asked in nodes.items() if self._lacks(name, asked)]
+        nodes = self._awaited()
+        return [f"{name} ({asked.state or 'no answer'})" for name, asked in nodes.items() if asked.state != "active"]
 
     def silent(self) -> list[str]:
         """Return the nodes that do not answer."""
         now = time.monotonic()
-        nodes = self._nodes.copy()
-        return [name for name, asked in nodes.items() if now - asked.answered > ANSWER_S and name not in self._joined]
+        return [name for name, asked in self._awaited().items() if now - asked.answered > ANSWER_S]
 
-    def _lacks(self, name: str, asked: _Asked) -> bool:
-        return asked.state != "active" and name not in self._joined
+    def _awaited(self) -> dict[str, _Asked]:
+        """Return the nodes that systemd waits for."""
+        return {name: asked for name, asked in self._nodes.copy().items() if name not in self._joined}
 
     def _run(self) -> None:
         period_s = min(PERIOD_S, watchdog_s() / 4)
@@ -171,11 +171,7 @@ class GraphHealth:
 
     def _notify(self) -> None:
         inactive, silent = self.inactive(), self.silent()
-        status = (
-            f"waiting for {', '.join(inactive)}"
-            if inactive
-            else f"{len(self._nodes) - len(self._joined)} nodes are active"
-        )
+        status = f"waiting for {', '.join(inactive)}" if inactive else f"{len(self._awaited())} nodes are active"
         states = [f"STATUS={status}"] if status != self._status else []
         self._status = status
         if not inactive and not self._ready:

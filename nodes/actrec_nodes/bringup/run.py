@@ -138,8 +138,8 @@ def plan(
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
     specs = [spec for spec in specs if spec not in spare]
     later = graph.later(specs, chosen, source)
-    options["ends"] = source is None or source.ends
-    return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen, later=later)
+    ends = source is None or source.ends
+    return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen, later=later, ends=ends)
 
 
 def usage(pid: int) -> dict[str, float | None]:

@@ -152,20 +152,24 @@ class _Source:
 
     def settle(self, listener: FrameSubscription) -> None:
         """Close the participant that is not kept, if the listener's node holds the subscriptions (`Renewed`)."""
-        if self._listeners[:1] == (listener,) and self._subscriptions is not None:
-            self._subscriptions.settle()
+        if (subscriptions := self._held_by(listener)) is not None:
+            subscriptions.settle()
 
     def renew(self, listener: FrameSubscription) -> bool:
         """Subscribe in a new participant as well, if the listener's node holds the subscriptions."""
-        if self._listeners[:1] != (listener,) or self._subscriptions is None:
+        if (subscriptions := self._held_by(listener)) is None:
             return False
-        self._subscriptions.renew()
+        subscriptions.renew()
         return True
 
     def reopen(self, listener: FrameSubscription) -> None:
         """Unsubscribe until `settle`, if the listener's node holds the subscriptions."""
-        if self._listeners[:1] == (listener,) and self._subscriptions is not None:
-            self._subscriptions.close()
+        if (subscriptions := self._held_by(listener)) is not None:
+            subscriptions.close()
+
+    def _held_by(self, listener: FrameSubscription) -> Renewed | None:
+        """Return the subscriptions, if the listener's node holds them."""
+        return self._subscriptions if self._listeners[:1] == (listener,) else None
 
     def _unsubscribe(self) -> None:
         if self._subscriptions is not None:

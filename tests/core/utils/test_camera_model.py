@@ -131,8 +131,9 @@ def test_lifting_through_a_fisheye_is_exact() -> None:
      ((960, 540), (1280, 720), True), ((640, 480), (640, 480), False), ((640, 480), (660, 470), False)],
 )  # fmt: skip
 def test_make_intrinsics_warns_once_of_k_of_another_size(size, of, is_far, caplog) -> None:
-    camera_model._warn_off_center.cache_clear()
+    camera_model._warned.clear()
     k = [600.0, 0.0, of[0] / 2 - 0.5, 0.0, 600.0, of[1] / 2 - 0.5, 0.0, 0.0, 1.0]
-    for _ in range(2):
+    for moved in range(2):
+        k[2] += moved
         camera_model.make_intrinsics("camera_info", size[0], size[1], k)
     assert caplog.text.count("K is of another size") == is_far
