@@ -189,6 +189,7 @@ class DeviceConfig:
     serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
     calibration: str = setting("auto", "auto uses the files of actrec calibrate, if any.", choices=("auto", "factory"))
     register: bool = setting(True, "Register depth to color; actrec calibrate depth needs false.")
+    depth_scale: float = setting(0.0, "Length of one unit of depth; 0 for the camera's.", unit="m", range=(0.0, 1.0))
     recording: str = setting("", "Recording by the vendor's tool to play instead of a camera.")
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 

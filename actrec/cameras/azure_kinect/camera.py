@@ -23,6 +23,7 @@ from actrec.cameras.azure_kinect.sdk import (
     load_record,
 )
 from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
+from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size, transform
 from actrec.utils.config import build, setting
@@ -125,9 +126,9 @@ class RegisteredImages:
     def depth(self, image: Image) -> np.ndarray:
         """Return depth in the color camera's image: [H, W] float32 m, NaN if missing."""
         if not self._register:
-            return image.depth()
+            return _meters(image)
         if self._registration is not None:
-            return self._registration.register(image.depth())
+            return self._registration.register(_meters(image))
         k4a, c, handle = self._k4a, self.intrinsics, self._k4a.k4a_image_t()
         kind = k4a.K4A_IMAGE_FORMAT_DEPTH16
         if k4a.k4a_image_create(kind, c.width, c.height, 2 * c.width, handle):
@@ -139,7 +140,7 @@ class RegisteredImages:
             transform.argtypes = (k4a.k4a_transformation_t, k4a.k4a_image_t, k4a.k4a_image_t)
             if transform(self._transformation, image.handle, handle):
                 raise DeviceError("the Azure Kinect SDK cannot register depth to color: open the camera again")
-            return registered.depth()
+            return _meters(registered)
         finally:
             registered.release()
 
@@ -340,14 +341,18 @@ class AzureKinectCamera(DeviceCamera):
 
     def _frame(self, capture: Capture) -> RgbdFrame | None:
         """Return the frame of a capture; None if its color is damaged."""
-        images = self._images
+        images, unit = self._images, self.config.depth_scale or MILLIMETER
         assert capture.color is not None and capture.depth is not None
+        if unit != MILLIMETER:  # in place, since body tracking and the SDK's registration take millimeters
+            units = capture.depth.depth()
+            units[:] = np.minimum(np.round(units * (unit / MILLIMETER)), np.iinfo(units.dtype).max)
         queued = self._tracker is not None and self._tracker.offer(capture)
         color = images.color(capture.color)
         if color is None:
             self.damaged += 1
             return None
         frame = RgbdFrame(0, color, images.depth(capture.depth), images.intrinsics, self.config.frame_id)
+        frame.depth_scale = unit
         if self._tracker is not None:
             tolerance, wait_s = round(500_000 / self._fps), self.config.body_wait_s
             bodies = self._tracker.collect(capture.depth.device_us, tolerance, wait_s) if queued else None
@@ -372,3 +377,8 @@ class AzureKinectCamera(DeviceCamera):
         arrival = now - (queued_ns if 0 <= queued_ns < _MAX_QUEUED_NS else 0)
         self._stamp_ns = self._clock.system_ns(image.device_us * 1000, arrival)
         self._stamps.update(self._stamp_ns, arrival)
+
+
+def _meters(image: Image) -> np.ndarray:
+    """Return a depth image as [H, W] float32 m, NaN if missing."""
+    return depth_in_meters(image.depth(), MILLIMETER)

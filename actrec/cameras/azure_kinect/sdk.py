@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.recordings.image_decoding import MILLIMETER, DamagedImageError, decode, depth_in_meters
+from actrec.recordings.image_decoding import DamagedImageError, decode
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Intrinsics
 from actrec.utils import camera_model
@@ -352,11 +352,10 @@ class Image:
         return np.ctypeslib.as_array(self._k4a.k4a_image_get_buffer(self.handle), (size,))
 
     def depth(self) -> np.ndarray:
-        """Return a depth image as [H, W] float32 m, NaN if missing."""
+        """Return the memory of a depth image, [H, W] uint16, 0 where missing, valid until `release`."""
         width, height = self._size()
         stride = int(self._k4a.k4a_image_get_stride_bytes(self.handle))
-        millimeters: np.ndarray = np.ndarray((height, width), np.uint16, self._data().data, strides=(stride, 2))
-        return depth_in_meters(millimeters, MILLIMETER)
+        return np.ndarray((height, width), np.uint16, self._data().data, strides=(stride, 2))
 
     def rgb(self, width: int) -> np.ndarray | None:
         """Return a color image as [H, W, 3] uint8 RGB; None if its JPEG is damaged.

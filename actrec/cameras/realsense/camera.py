@@ -259,6 +259,7 @@ class RealSenseCamera(DeviceCamera):
         else:
             stamp = self._pace.advance(stamp)
         frame = RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
+        frame.depth_scale = self._depth.unit
         return self._with_gravity(frame, None if self._motion is None else self._motion.filter)
 
     def _stamp(self, frame: Any, arrival: int) -> int:
@@ -297,10 +298,11 @@ class RegisteredDepth:
     Attributes:
         color: Intrinsics of the color and depth images.
         calibration: Calibration in use.
+        unit: Length of one unit of the newest depth image, m.
 
     Args:
         profile: Profile of the started pipeline.
-        config: Its filters, and `register`: false keeps the depth camera's image, not decimated.
+        config: Its filters, `depth_scale`, and `register`: false keeps the depth camera's image, not decimated.
         files: The camera's calibration files.
     """
 
@@ -309,7 +311,7 @@ class RegisteredDepth:
         # Unregistered depth is for calibration, which needs every pixel.
         self._decimation = config.decimation if config.register else 1
         self._filters = _make_filters(replace(config, decimation=self._decimation))
-        self._registers = config.register
+        self._registers, self._unit, self.unit = config.register, config.depth_scale, config.depth_scale
         self.color, self._depth_intrinsics = _intrinsics(color, files.color), _intrinsics(depth, files.depth)
         self._geometry = files.geometry or DepthGeometry(realsense_device.pose(depth, color))
         self.calibration = CameraFiles(files.serial, self.color, self._depth_intrinsics, self._geometry)
@@ -322,7 +324,8 @@ class RegisteredDepth:
         for filter_ in self._filters:
             frames = filter_.process(frames).as_frameset()
         frame = frames.get_depth_frame()
-        depth = depth_in_meters(np.asanyarray(frame.get_data()), frame.get_units())
+        self.unit = self._unit or frame.get_units()
+        depth = depth_in_meters(np.asanyarray(frame.get_data()), self.unit)
         if not self._registers:
             return depth
         if self._registration is None:  # created here, since filters change the size

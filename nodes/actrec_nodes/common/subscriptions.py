@@ -252,9 +252,11 @@ def why_silent(node: Node, topic: str, kind: type, ours: Sequence[str] | None = 
         return f"{_owner(foreign[0])} publishes {foreign[0].topic_type} on it, expected {expected}: remap another topic"
     if publishers:
         names = ", ".join(sorted({_owner(info) for info in publishers}))
-        volatile = all(info.qos_profile.durability == DurabilityPolicy.VOLATILE for info in publishers)
-        once = kind.__name__ == "CameraInfo" and volatile
-        hint = " (sent only once, it must be latched: durability transient local)" if once else ""
+        # DDS sends again what was published before, if the publisher is both.
+        latched = DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE
+        lost = all((info.qos_profile.durability, info.qos_profile.reliability) != latched for info in publishers)
+        once = kind.__name__ == "CameraInfo" and lost
+        hint = " (sent only once, it must be latched: reliable, with durability transient local)" if once else ""
         return f"{names} {SENDS_NOTHING}{hint}"
     if ours is None:
         return NO_PUBLISHER

@@ -48,6 +48,17 @@ def test_registered_images_distortion_has_opencv_order(take):
     assert share_correct(depth) > 0.999 and share_correct(frame.depth) < 0.95
 
 
+def test_registered_images_depth_of_another_unit_is_registered_as_its_millimeters(take, monkeypatch):
+    """A camera through a vendor's wrapper that sends units of 2 mm."""
+    assert take().depth_scale == 0.001
+    sent = dataclasses.replace(studio.shot(), depth=studio.shot().depth / 2)
+    monkeypatch.setattr(studio, "shot", lambda: sent)
+    frame = take(depth_scale=0.002)
+    assert frame.depth_scale == 0.002
+    exact = studio.rendered_views()[0].rendering.depth
+    assert (studio.agreement(frame.depth, exact) < 0.003).mean() > 0.999
+
+
 def test_registered_images_rectified_images_have_no_distortion(take):
     frame = take(lens=studio.LENS, rectify=True)
     assert frame.intrinsics.distortion == ()

@@ -53,6 +53,19 @@ def test_read_registers_depth_to_color(device):
     assert np.nanmedian(np.abs(frame.depth - exact)) < UNITS
 
 
+def test_read_depth_scale_replaces_the_cameras_unit(device):
+    """Of a recording or a firmware that states a wrong unit; the frame has it, which warnings of people's size name."""
+    color, exact, depth = device.views.at(1.0)
+    with cameras.create("realsense") as camera:
+        device.send(color, depth)
+        assert camera.read().depth_scale == pytest.approx(UNITS)
+    with cameras.create("realsense", depth_scale=2 * UNITS) as camera:
+        device.send(color, depth / 2)
+        frame = camera.read()
+    assert frame.depth_scale == 2 * UNITS
+    assert share_within(frame.depth, exact, pixels=1, meters=0.003) > 0.998
+
+
 def test_read_with_distortion_and_filters_keeps_geometry(context):
     bent = Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3, (-0.05, 0.06, 0.0005, -0.0008, -0.02))
     straight = replace(bent, distortion=())

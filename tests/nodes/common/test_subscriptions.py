@@ -164,11 +164,13 @@ def test_why_silent_names_the_publisher_and_its_type(peer) -> None:
 
 def test_why_silent_camera_info_sent_once_without_latching_names_the_remedy(peer) -> None:
     topic = peer.resolve_topic_name(topics.COLOR_INFO)
-    for durability, hint in (
-        (VOLATILE, " (sent only once, it must be latched: durability transient local)"),
-        (LATCHED, ""),
+    remedy = " (sent only once, it must be latched: reliable, with durability transient local)"
+    for kind, hint in (
+        ((RELIABLE, VOLATILE), remedy),
+        ((BEST_EFFORT, LATCHED), remedy),  # DDS sends it to later subscribers only if it is reliable, too
+        ((RELIABLE, LATCHED), ""),
     ):
-        publisher = peer.create_publisher(CameraInfo, topic, profile((RELIABLE, durability)))
+        publisher = peer.create_publisher(CameraInfo, topic, profile(kind))
         peer.wait_until(lambda: peer.count_publishers(topic) == 1)
         assert why_silent(peer, topic, CameraInfo) == f"/peer publishes it but sends nothing{hint}"
         peer.destroy_publisher(publisher)

@@ -17,7 +17,7 @@ from rclpy.parameter import Parameter
 
 from actrec.cli import run as run_command
 from actrec.features.clips import CAMERA
-from actrec.features.specs import InputSpec
+from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference.package import load, write
 from actrec.types import NANOSECONDS, Hand
 from actrec.utils import gravity
@@ -188,6 +188,26 @@ def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
         other.add(SceneFlowNode(context=context, parameter_overrides=[Parameter("statistics_period_s", value=0.1)]))
         assert other.start() is None
         graph.wait_until(lambda: graph.node.figures()["warning"] == "")
+
+
+def test_recognizer_warns_of_images_slower_than_the_models(make: Make, scene: Scene, tmp_path: Path) -> None:
+    """Once, with both rates and the remedy, which holds: a package for this rate gives no warning."""
+    fast = WindowSpec(WINDOW.seconds / 2, WINDOW.frames)
+    graph = make(model=str(write_any(tmp_path / "fast", [CROP], fast).path), watchdog_s=0.1)
+    lines: list[str] = []
+    graph.node.warn = lines.append
+    assert graph.start()
+    feed = Feed(graph, scene)
+    feed.until(lambda: any("images differ" in line for line in lines))
+    warned = next(line for line in lines if "images differ" in line)
+    assert warned.startswith(f"model fast: frames come at {RATE_HZ:g} Hz, but the network takes images at"), warned
+    assert f"only {WINDOW.frames // 2} of its {WINDOW.frames} images differ; use a source of" in warned
+    feed.until(lambda: len(predicted(graph)) >= 3)
+    assert sum("images differ" in line for line in lines) == 1
+    response = graph.load_model(str(write_any(tmp_path / "right", [CROP], WINDOW).path))
+    assert response.success
+    feed.until(lambda: len(predicted(graph, response.model_name)) >= 3)
+    assert sum("images differ" in line for line in lines) == 1
 
 
 @pytest.mark.slow
