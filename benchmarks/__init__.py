@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
     "idle-events": ("benchmarks.acted_events:idle", "events of simulated people who stand and wait"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
+    "late-depth": ("benchmarks.pipeline:late_depth", "frames of color with depth that comes late, between processes"),
     "live-rate": ("benchmarks.live_rate:measure", "labels a second of every network family in the live recognizer"),
     "mounting": ("benchmarks.perception:mounting", "packages on recordings of a rolled or pitched camera"),
     "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),

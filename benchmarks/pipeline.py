@@ -1,21 +1,36 @@
-"""`actrec bench pipeline`, `visualization` and `transport`: the graph on simulated frames, images between processes."""
+"""`actrec bench pipeline`, `visualization`, `transport`, `late-depth`: the graph on simulated frames, and images.
+
+`late-depth` sends color at once and depth of the same stamps later, from one process to another, and counts the frames
+with depth that a node makes of them.
+"""
 
 import argparse
+import array
 import os
+import threading
 import time
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.cli import Parser, amount, count
+from actrec.cli import Parser, amount, count, duration
 from actrec.types import NANOSECONDS
+from actrec.utils.camera_model import KINECT_V1
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup import transport as image_transport
 from actrec_nodes.bringup.monitor import GraphMonitor
+from actrec_nodes.bringup.processes import ros
 from actrec_nodes.bringup.run import Plan, Running, run_graph
-from actrec_nodes.common import topics
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.frame_node import FrameSubscription
+from actrec_nodes.common.synchronizer import RgbdMessages, SynchronizerConfig
+from benchmarks import in_process
 
 SAMPLE_S = 5.0
 
@@ -224,3 +239,92 @@ def transport(arguments: list[str]) -> dict[str, Any]:
     profiles = {"actrec's": True, "Fast DDS's default": False}
     rows = [{"profile": name, **image_transport.measure(seconds, own)} for name, own in profiles.items()]
     return {"640×480 at 30 Hz": rows}
+
+
+DISCOVERED_S, LEFT_S = 10.0, 2.0
+"""Longest wait for a subscriber, and time after the last image."""
+
+
+def late_depth(arguments: list[str]) -> dict[str, Any]:
+    """Count the frames with depth, if depth comes later than the color image of the same stamp."""
+    parser = Parser(prog="actrec bench late-depth", description="Pairs of color and depth that comes late.")
+    parser.add_argument("--images", type=count, default=300, help="color images (default: %(default)s)")
+    parser.add_argument("--size", default="1920x1080", help="of color and depth (default: %(default)s)")
+    parser.add_argument("--fps", type=amount, default=30.0, help="(default: %(default)s)")
+    parser.add_argument("--late", type=duration, nargs="+", default=[0.0, 0.45], help="seconds (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    width, height = map(int, args.size.split("x"))
+    rows = [_late_depth(args.images, width, height, args.fps, late_s) for late_s in args.late]
+    return {f"{args.size} at {args.fps:g} Hz": rows}
+
+
+def _late_depth(images: int, width: int, height: int, fps: float, late_s: float) -> dict[str, Any]:
+    os.environ["ROS_DOMAIN_ID"] = str(image_transport.DOMAINS[os.getpid() % len(image_transport.DOMAINS)])
+    found: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
+
+    def take(messages: RgbdMessages) -> None:
+        found["with depth" if messages.depth is not None else "color alone"] += 1
+
+    with ros() as context:
+        node = rclpy.create_node("late_depth", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        subscription = FrameSubscription(
+            node, SynchronizerConfig(), take, lambda line: lines.update([line]),
+            lambda number: found.update({"dropped": number}),
+        )  # fmt: skip
+        over = threading.Event()
+
+        def spin() -> None:
+            while not over.is_set():
+                executor.spin_once(timeout_sec=0.1)
+                subscription.settle()
+
+        thread = threading.Thread(target=spin)
+        thread.start()
+        try:
+            sent = in_process("benchmarks.pipeline:send_late", images, width, height, fps, late_s)
+        finally:
+            over.set()
+            thread.join()
+            subscription.close()
+            node.destroy_node()
+    arrived = subscription.images
+    counts = {key: found[key] for key in ("with depth", "color alone", "dropped")}
+    row = {"late_s": late_s, "sent": sent, "color images that arrived": arrived, **counts}
+    return {**row, "with depth, share of arrived": round(found["with depth"] / max(arrived, 1), 4), "said": list(lines)}
+
+
+def send_late(images: int, width: int, height: int, fps: float, late_s: float) -> int:
+    """Publish color images and, `late_s` later, depth of the same stamps; return how many color images."""
+    with ros() as context:
+        node = rclpy.create_node("sender", context=context)
+        kinds = ((topics.COLOR, Image), (topics.DEPTH, Image), (topics.COLOR_INFO, CameraInfo))
+        color, depth, info = (node.create_publisher(kind, name, topics.IMAGE_PUBLISHER) for name, kind in kinds)
+        deadline = time.monotonic() + DISCOVERED_S
+        while not (color.get_subscription_count() and depth.get_subscription_count() and info.get_subscription_count()):
+            if time.monotonic() > deadline:
+                raise DeviceError("no node subscribes to the images")
+            time.sleep(0.05)
+        intrinsics = KINECT_V1.resized(width, height)
+        pixels, units = array.array("B", bytes(width * height * 3)), array.array("B", bytes(width * height * 2))
+        shown = Image(height=height, width=width, encoding="rgb8", step=3 * width, data=pixels)
+        measured = Image(height=height, width=width, encoding="16UC1", step=2 * width, data=units)
+        waiting: deque[tuple[float, Any]] = deque()
+        start, start_ns = time.monotonic(), time.time_ns()
+        for number in range(images + round((late_s + LEFT_S) * fps)):
+            due = start + number / fps
+            while waiting and waiting[0][0] <= due:
+                time.sleep(max(0.0, waiting[0][0] - time.monotonic()))
+                measured.header = waiting.popleft()[1]
+                depth.publish(measured)
+            time.sleep(max(0.0, due - time.monotonic()))
+            if number < images:
+                header = conversions.header(start_ns + round(number / fps * NANOSECONDS), "camera")
+                info.publish(conversions.intrinsics_to_info(intrinsics, header))
+                shown.header = header
+                color.publish(shown)
+                waiting.append((due + late_s, header))
+        node.destroy_node()
+        return images
