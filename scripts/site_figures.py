@@ -164,6 +164,29 @@ FAULT_COLUMNS = {
     "labels back, p50": "back p50, s", "labels back, p95": "p95, s", "labels back, maximum": "maximum, s",
     "labels lost": "never back", "stale labels": "stale labels",
 }  # fmt: skip
+STRANGERS = {
+    "fault 1, up, camera on its side (roll 90°), deepacts_graph_nucla from joints of N-UCLA, right clips":
+        "1 camera on its side: right clips of N-UCLA, `deepacts_graph_nucla`",
+    "fault 2, aspect, 1280×720, c3d_flow_at1 and flow_skeleton, distance of the joint from the moving flow":
+        "2 images of 16:9: distance of a joint from its flow, px of 112",
+    "fault 3, rate, P-I3D's 64 images at 20 Hz, warnings":
+        "3 camera of 20 Hz, network of 30 Hz (43 of 64 images differ): warnings",
+    "fault 4, unit, depth ×10, head to ankles": "4 depth ×10: head to ankles of a person (1.51 m), m",
+    "fault 5, lens files, file with camera_model fisheye, error of the corner's ray":
+        "5 calibration file of a fisheye: error of the corner's ray, °",
+    "fault 6, late depth, 0.45 s, 1920×1080 at 30 Hz between processes, frames with depth":
+        "6 depth 0.45 s late: frames with depth",
+    "fault 7, camera_info latched and sent once before the start, frames in 3 s":
+        "7 camera_info latched and sent once: frames in 3 s",
+    "fault 8, foreign recordings, images beside a protobuf channel, frames read":
+        "8 recording with a protobuf channel: frames read",
+    "fault 9, parameter file for another namespace, messages": "9 parameter file for another namespace: messages",
+    "fault 10, home folder, starts without a writable one": "10 no writable home folder: starts",
+    "fault 11, skeletons published best effort after a reliable publisher, messages received by the recognizer":
+        "11 best-effort publisher after a reliable one: messages received",
+    "fault 11, SIGKILL of actrec run --processes, its processes 10 s later":
+        "11 SIGKILL of `actrec run --processes`: processes 10 s later",
+}  # fmt: skip
 CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "pitch −30°", "pitch 30°")
 TURNED = re.compile(
     r"turned camera, from (?P<source>.+), (?P<package>\w+), (?P<camera>[^,:]+): right, direction (?P<direction>\w+)"
@@ -290,6 +313,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "events": lambda: select("accuracy", EVENTS, EVENT_COLUMNS, "test part of"),
     "faults": lambda: select("faults", FAULTS, FAULT_COLUMNS, "fault"),
     "networks": network_table,
+    "strangers": lambda: select("strangers", STRANGERS, {"before": "before", "after": "after"}, "fault"),
     "mounting": mounting_table,
     "teach": lambda: select(
         "accuracy",
