@@ -252,7 +252,7 @@ def why_silent(node: Node, topic: str, kind: type, ours: Sequence[str] | None = 
         return f"{_owner(foreign[0])} publishes {foreign[0].topic_type} on it, expected {expected}: remap another topic"
     if publishers:
         names = ", ".join(sorted({_owner(info) for info in publishers}))
-        # DDS sends again what was published before, if the publisher is both.
+        # A reliable publisher that latches sends its newest message to later subscribers as well.
         latched = DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE
         lost = all((info.qos_profile.durability, info.qos_profile.reliability) != latched for info in publishers)
         once = kind.__name__ == "CameraInfo" and lost
