@@ -352,7 +352,7 @@ def write(
 @functools.lru_cache(maxsize=1)
 def _parse(content: bytes) -> Any:
     """Parse YAML, which takes 0.1 s: a node reads the description of its model three times as it starts."""
-    return yaml.safe_load(content)
+    return config.parse_yaml(content)
 
 
 def _read_yaml(folder: Path, file: Path) -> Any:

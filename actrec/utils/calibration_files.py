@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from actrec.types import Intrinsics
-from actrec.utils import folders, gravity
+from actrec.utils import config, folders, gravity
 from actrec.utils.camera_model import UNDISTORTED, make_intrinsics, ros_lens
 from actrec.utils.errors import DeviceError, InputError
 
@@ -112,7 +112,7 @@ def rectified(topic: str) -> bool:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raise DeviceError if it cannot be read, InputError if it is not a mapping."""
     try:
-        content = yaml.safe_load(folders.read_file(path))
+        content = config.parse_yaml(folders.read_file(path))
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -11,10 +11,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import yaml
+from yaml.composer import ComposerError
 
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
 
 T = TypeVar("T")
+
+MAX_ALIASED = 100_000
+"""Values that the aliases of a YAML file may add to the ones written in it."""
+
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _LEADING_ZERO = re.compile(r"0\d+")
 _QUOTED_STARTS = ('"', "'", "[", "{")  # of YAML's quoted strings, lists and mappings
@@ -28,6 +33,41 @@ _WORDS: dict[Any, str] = {
     tuple: "a list",
     type(None): "null",
 }
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """Safe, and refuses a short file whose aliases stand for very many values, with which working would never end."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the content, before mappings are merged and values are made."""
+        node = super().get_single_node()
+        if node is not None:
+            sizes: dict[int, int] = {}
+            if _size(node, sizes) - len(sizes) > MAX_ALIASED:
+                raise ComposerError(problem=f"its aliases add more than {MAX_ALIASED:,} values: write them out")
+        return node
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return the number of values in a node with all aliases written out; `sizes` has the nodes that were counted."""
+    if (known := sizes.get(id(node))) is not None:
+        if not known:
+            raise ComposerError(problem="an alias stands for a value around it: write the value out")
+        return known
+    total, sizes[id(node)] = 1, 0  # 0: counting
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            total += _size(item, sizes)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            total += _size(key, sizes) + _size(value, sizes)
+    sizes[id(node)] = total
+    return total
+
+
+def parse_yaml(content: str | bytes, loader: type[BoundedLoader] = BoundedLoader) -> Any:
+    """Return the value of YAML; raise YAMLError, ValueError or RecursionError, the latter two for impossible values."""
+    return yaml.load(content, loader)
 
 
 def setting(
@@ -186,7 +226,7 @@ def _hints(config_class: Any) -> dict[str, Any]:
 def _parse_value(text: str) -> Any:
     if not text or _LEADING_ZERO.fullmatch(text):
         return text
-    value = yaml.safe_load(text)
+    value = parse_yaml(text)
     if text.startswith(_QUOTED_STARTS):
         return value
     converted = value is None or isinstance(value, (bool, int, float))

@@ -23,6 +23,7 @@ from actrec.recordings import BAG_SUFFIXES, PACKED_SUFFIXES, existing_path, log
 from actrec.recordings.rosbag import foxglove
 from actrec.recordings.rosbag.bag_writer import METADATA_VERSION, typestore_with
 from actrec.recordings.rosbag.mcap_file import Channel, McapFile, check_start, decompress, in_time_order
+from actrec.utils import config
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.folders import expanded, read_file
 
@@ -297,7 +298,7 @@ def _numbered_files(folder: Path, names: list[str]) -> tuple[list[str], list[str
 def _listed_files(folder: Path, notes: list[str]) -> list[str]:
     """Return the files that metadata.yaml lists, without folders and the suffix of compression; note a damaged one."""
     try:
-        about = yaml.safe_load(read_file(folder / "metadata.yaml", _MAX_METADATA_BYTES))
+        about = config.parse_yaml(read_file(folder / "metadata.yaml", _MAX_METADATA_BYTES))
         paths = [Path(name) for name in about["rosbag2_bagfile_information"]["relative_file_paths"]]
     except FileNotFoundError:
         return []

@@ -18,7 +18,7 @@ import yaml
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec.utils.folders import installed
+from actrec.utils.folders import installed, read_file
 
 PLACE = "models/recipes"
 FILE = "papers/tables.yaml"
@@ -156,7 +156,7 @@ def read(path: Path) -> dict[str, PaperTable]:
         ConfigError: The file is missing, not YAML, or has unknown keys.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = config.parse_yaml(read_file(path).decode())
         needs = content.pop("datasets")
         return {
             f"{paper}:{number}": _table(f"{paper}:{number}", entry["title"], table, needs)

@@ -17,7 +17,7 @@ from actrec.features.specs import AXES, WindowSpec
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec.utils.folders import installed
+from actrec.utils.folders import installed, read_file
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.data_recipe import DataRecipe
 from actrec_models.data.samplers import Sampling, Validation
@@ -49,7 +49,7 @@ def find(name_or_path: str | Path) -> Path:
         ConfigError: There is no such recipe; the names of the shipped ones are listed.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # a pipe is refused when it is read
         return path
     known, name = shipped(), path.as_posix().removeprefix(f"{PLACE}/").removesuffix(".yaml")
     if name in known:
@@ -341,7 +341,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
         path, changes = experiment.recipe, {**experiment.changes, **(changes or {})}
     path = find(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = config.parse_yaml(read_file(path).decode())
     except OSError as error:
         raise ConfigError(f"cannot read recipe '{path}': {error.strerror}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # not UTF-8, or an impossible date such as 2024-13-45

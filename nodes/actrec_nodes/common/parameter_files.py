@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from actrec.utils import folders
+from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
 
 PARAMETERS = "ros__parameters"
@@ -21,7 +21,7 @@ _LISTED = 25  # known names that fit a line
 _FORM = f"'NODE: {{{PARAMETERS}: {{NAME: VALUE}}}}'"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(config.BoundedLoader):
     """Safe, and reads the lists in the files that launch writes: it tags them as tuples, which ROS ignores."""
 
     def construct_tuple(self, node: yaml.SequenceNode) -> list[Any]:
@@ -38,7 +38,7 @@ def read(path: str) -> dict[str, dict[str, Any]]:
         ConfigError: There is no such file, or it is no YAML of nodes and their parameters.
     """
     try:
-        content = yaml.load(folders.read_file(Path(path)), _Loader)
+        content = config.parse_yaml(folders.read_file(Path(path)), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no parameter file {path}") from error
     except OSError as error:
@@ -165,7 +165,7 @@ def value(arguments: Sequence[str], node: str, name: str) -> Any:
             for entry, settings in read(text).items():
                 found = settings.get(name, found) if fits(entry, full_name) else found
         elif option in ("-p", "--param") and text.partition(":=")[0] in (name, f"{node}:{name}"):
-            found = yaml.safe_load(text.partition(":=")[2])
+            found = config.parse_yaml(text.partition(":=")[2])
     return found
 
 

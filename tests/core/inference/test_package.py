@@ -169,6 +169,12 @@ def test_load_pipe_or_device_refused(folder: Path, name: str) -> None:
     assert_refused(folder, name, "a pipe or a device, not a file")
 
 
+def test_load_description_whose_aliases_expand_endlessly_refused(folder: Path) -> None:
+    lines = [f"a{k}: &a{k} {{<<: [{', '.join(9 * [f'*a{k - 1}'])}]}}" for k in range(1, 12)]
+    (folder / "model.yaml").write_text("\n".join(["---", "a0: &a0 {wave: 1}", *lines, "...\n"]))
+    assert_refused(folder, "model.yaml", "cannot be read as plain YAML")
+
+
 def test_load_network_too_large_for_onnx_refused(folder: Path) -> None:
     with (folder / "model.onnx").open("wb") as file:
         file.truncate(package.MAX_BYTES + 1)

@@ -236,3 +236,10 @@ def test_from_yaml_of_a_pipe_or_a_huge_file_raises(tmp_path: Path) -> None:
     (tmp_path / "huge.yaml").write_text("# " + "x" * (1 << 20))
     with pytest.raises(DeviceError, match="cannot read '.*huge.yaml': larger than 1 MiB"):
         from_yaml(tmp_path / "huge.yaml")
+
+
+def test_from_yaml_of_aliases_that_expand_endlessly_raises(tmp_path: Path) -> None:
+    lines = [f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]" for k in range(1, 12)]
+    (tmp_path / "lens.yaml").write_text("\n".join(["width: 64", "a0: &a0 [1]", *lines]))
+    with pytest.raises(InputError, match=r"'.*lens.yaml' is not YAML: its aliases add more than 100,000 values"):
+        from_yaml(tmp_path / "lens.yaml")

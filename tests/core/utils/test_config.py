@@ -1,9 +1,12 @@
 """Settings given as KEY=VALUE."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import yaml
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
@@ -81,3 +84,45 @@ def test_merge_settings_dotted_name_changes_nested_field():
     assert config.merge_settings({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
     with pytest.raises(ConfigError, match=r"epochs\.first cannot be set: epochs is 3, no mapping; set it as a whole"):
         config.merge_settings(recipe, {"epochs.first": 1})
+
+
+LEVELS = range(1, 12)
+LAUGHS = {
+    "lists": "a0: &a0 [ha]\n" + "".join(f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]\n" for k in LEVELS),
+    "merged": "a0: &a0 {ha: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{', '.join(9 * [f'*a{k - 1}'])}]}}\n" for k in LEVELS),
+    "keys": "a0: &a0 {ha: 1}\n" + "".join(f"a{k}: &a{k} {{1: *a{k - 1}, 2: *a{k - 1}}}\n" for k in range(1, 40)),
+}
+"""Short texts that aliases expand to more than 10^10 values."""
+
+PARSE = """
+import resource, sys, time
+
+from actrec.utils import config
+
+resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+try:
+    config.parse_yaml(sys.argv[1])
+except config.yaml.YAMLError as error:
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(grown / 1024 < 30, time.process_time() - began < 2, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is of Linux")
+@pytest.mark.parametrize("kind", LAUGHS)
+def test_parse_yaml_aliases_that_expand_endlessly_take_no_memory_and_no_time(kind: str) -> None:
+    command = [sys.executable, "-c", PARSE, LAUGHS[kind]]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "True True its aliases add more than 100,000 values: write them out\n"
+
+
+@pytest.mark.parametrize("text", ["a: &a [1, *a]", "a: &a {b: [*a]}"])
+def test_parse_yaml_value_that_contains_itself_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="an alias stands for a value around it"):
+        config.parse_yaml(text)
+
+
+def test_parse_yaml_aliases_and_merged_mappings_are_read() -> None:
+    text = "a: &a {x: 1, y: [2]}\nb: *a\nc: {<<: *a, x: 3}\n"
+    assert config.parse_yaml(text) == {"a": {"x": 1, "y": [2]}, "b": {"x": 1, "y": [2]}, "c": {"x": 3, "y": [2]}}

@@ -196,3 +196,10 @@ def test_read_pipe_raises(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ConfigError, match="cannot read parameter file .*pipe.yaml: a pipe or a device"):
         parameter_files.read(str(tmp_path / "pipe.yaml"))
+
+
+def test_read_aliases_that_expand_endlessly_raises(write: Write) -> None:
+    lines = [f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]" for k in range(1, 12)]
+    path = write("\n".join(["a0: &a0 [1]", *lines]))
+    with pytest.raises(ConfigError, match=r"parameter file .* is not YAML: its aliases add more than 100,000 values"):
+        parameter_files.read(path)
