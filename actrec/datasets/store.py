@@ -31,7 +31,7 @@ from actrec.datasets.fingerprints import fingerprint_of
 from actrec.datasets.store_codecs import CODECS, DTYPES, decode_frames
 from actrec.types import KEYS, STREAMS
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec.utils.folders import replace_file
+from actrec.utils.folders import is_plain, replace_file
 
 SCHEMA = 3
 STORE, INDEX, SKIPPED = "store.json", "index.npz", "skipped.json"
@@ -159,7 +159,10 @@ def read_index(folder: Path, head: Head) -> Index:
     if hashlib.sha256(content).hexdigest() != head.index_sha256:
         raise InputError(f"'{path}' is damaged or of another preparation: {remedy}")
     with np.load(path, allow_pickle=False) as arrays:
-        return Index(**{field.name: arrays[field.name] for field in dataclasses.fields(Index)})
+        index = Index(**{field.name: arrays[field.name] for field in dataclasses.fields(Index)})
+    if outside := [name for name in map(str, index.shards.ravel()) if not is_plain(name)]:
+        raise InputError(f"'{path}' names '{outside[0]}', which is not in its folder: {remedy}")
+    return index
 
 
 def write_index(folder: Path, index: Index) -> str:

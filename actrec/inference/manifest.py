@@ -52,9 +52,11 @@ class ListedPackage:
 
 @cache
 def read() -> dict[str, ListedPackage]:
-    """Return the published packages by name."""
+    """Return the published packages by name; raise PackageError if one has a file that no package has."""
     found = {}
     for name, entry in yaml.safe_load(FILE.read_text(encoding="utf-8"))["packages"].items():
+        if foreign := [file for file in entry["files"] if file not in package.FILES or not folders.is_plain(name)]:
+            raise PackageError(f"{FILE} lists '{foreign[0]}' of '{name}', no file of a package: install actrec again")
         files = tuple(ListedFile(file, **values) for file, values in entry.pop("files").items())
         found[name] = ListedPackage(name, labels=tuple(entry.pop("labels")), files=files, **entry)
     return found

@@ -153,7 +153,13 @@ def _parse_clip(where: str, header: Sequence[str], values: Sequence[str]) -> Lab
     for name in ("label", "person"):
         if not is_printable(text := given.get(name, "")):
             raise InputError(f"{where}: {name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
-    given["recording"] = PurePath(given["recording"]).as_posix()  # also for "wave_001/" and "./wave_001"
+    recording = PurePath(given["recording"])
+    if recording.anchor or ".." in recording.parts:
+        raise InputError(
+            f"{where}: recording is '{recording}', expected a path in the folder of the recordings: move or link it "
+            "there"
+        )
+    given["recording"] = recording.as_posix()  # also for "wave_001/" and "./wave_001"
     clip = LabeledClip(**given)
     check_label(where, clip.label)
     if clip.end_s <= clip.start_s:

@@ -64,6 +64,11 @@ def installed(name: str) -> list[Path]:
     return [*shares, here.parents[2] / name]
 
 
+def is_plain(name: str) -> bool:
+    """Return whether a name is of a file in the same folder, without any part that leads out of it."""
+    return name != ".." and Path(name).name == name != ""
+
+
 def is_folder(path: Path) -> bool:
     """Return whether a path is a folder; raise PermissionError, which Path.is_dir hides since Python 3.14."""
     try:

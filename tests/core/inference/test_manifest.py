@@ -1,5 +1,6 @@
 """The manifest of published packages: fetching from folders and URLs, and sources that are wrong."""
 
+import hashlib
 import shutil
 import threading
 import urllib.request
@@ -8,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from actrec import cli
 from actrec.inference import manifest, package, zoo
@@ -103,6 +105,28 @@ def test_fetch_wrong_use_refused(source: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["models", "--fetch", "tiny"]) == 2
     assert "give --from SOURCE, or set ACTREC_MODELS_URL" in capsys.readouterr().err
     assert cli.main(["models", "tiny", "--licenses"]) == 2
+
+
+@pytest.mark.parametrize("package_name", ["tiny", "../tiny", "/tiny", ".."])
+@pytest.mark.parametrize("file", ["../secret", "/secret", "..", "model.onnx"])
+def test_manifest_with_a_path_that_leads_outside_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package_name: str, file: str
+) -> None:
+    content = b"secret"
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "secret").write_bytes(content)
+    entry = {"family": "", "dataset": "", "license": "", "labels": [], "files": {}}
+    listed = {**entry, "files": {file: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}}}
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump({"packages": {package_name: listed}}))
+    monkeypatch.setattr(manifest, "FILE", tmp_path / "zoo.yaml")
+    read = manifest.read.__wrapped__  # not the cached one
+    monkeypatch.setattr(manifest, "read", read)
+    if (package_name, file) == ("tiny", "model.onnx"):
+        assert list(read()) == ["tiny"]
+        return
+    with pytest.raises(PackageError, match="no file of a package: install actrec again"):
+        manifest.fetch(package_name, str(tmp_path), tmp_path / "zoo")
+    assert not list((tmp_path / "zoo").iterdir()) and len(list(tmp_path.iterdir())) == 3
 
 
 def test_fetch_keeps_own_package_of_that_name(source: Path) -> None:

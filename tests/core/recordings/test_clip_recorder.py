@@ -40,6 +40,10 @@ def test_labels_have_the_same_paths_on_windows(tmp_path, monkeypatch):
     (tmp_path / "labels.csv").write_text("recording,label\nwave/a.npz,wave\n")
     (clip,) = labels.read_labels(tmp_path / "labels.csv")
     assert clip.recording == "wave/a.npz"
+    for outside in ("..\\a.npz", "C:\\a.npz", "C:a.npz", "\\\\server\\a.npz"):
+        (tmp_path / "labels.csv").write_text(f"recording,label\n{outside},wave\n")
+        with pytest.raises(InputError, match="expected a path in the folder of the recordings"):
+            labels.read_labels(tmp_path / "labels.csv")
 
 
 def body(x=0.0, body_id="body_1", z=2.0):
@@ -236,6 +240,11 @@ def test_read_labels_spreadsheet_export_read(tmp_path):
         ("recording,label\na", "line 2 has 1 values for 2 columns"),
         ("recording,label\n\na,\n", "line 3 has no label"),
         ("recording,label\n,wave", "line 2 has no recording"),
+        ("recording,label\n/a,wave", "recording is '/a', expected a path in the folder of the recordings"),
+        (
+            "recording,label\n../a,wave",
+            r"recording is '\.\./a', expected a path in the folder .*: move or link it there",
+        ),
         ("recording,label,start_s\na,wave,x", "start_s is 'x', expected seconds"),
         ("recording,label,start_s,end_s\na,wave,2,1", "end_s 1 is not after start_s 2"),
         ("recording,label,end_s\na,wave,nan", "end_s is 'nan'"),

@@ -1,5 +1,6 @@
 """The prepared store equals the dataset for all readers and reports damage."""
 
+import dataclasses
 import functools
 import json
 import mmap
@@ -15,7 +16,15 @@ from torch.utils.data import DataLoader
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Clip, Entry, Source
-from actrec.datasets.store import INDEX, MAX_MAPPED_SHARDS, STORE, PreparedDataset
+from actrec.datasets.store import (
+    INDEX,
+    MAX_MAPPED_SHARDS,
+    STORE,
+    PreparedDataset,
+    open_store,
+    write_head,
+    write_index,
+)
 from actrec.datasets.store_codecs import ImageEncoder, decode_frames, encode_raw
 from actrec.datasets.store_writer import ShardWriter, record_batch, shards
 from actrec.features.clips import example_clip
@@ -333,6 +342,16 @@ def test_store_damaged_settings_or_index_raises(copy, file, content, error, mess
     if content is not None:
         (copy / file).write_bytes(content)
     with pytest.raises(error, match=message):
+        PreparedDataset(copy)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "..", ""])
+def test_store_index_that_names_a_file_outside_is_refused(copy, name):
+    (copy.parent / "secret").write_bytes(bytes(1 << 20))
+    head, index = open_store(copy)
+    sha256 = write_index(copy, dataclasses.replace(index, shards=np.array([name] * len(index.shards))))
+    write_head(copy, dataclasses.replace(head, index_sha256=sha256))
+    with pytest.raises(InputError, match=f"index.npz' names '{name}', which is not in its folder"):
         PreparedDataset(copy)
 
 

@@ -122,6 +122,15 @@ def test_folder_invalid_recording_raises_and_unfinished_warns(tmp_path, caplog):
         source.read(next(entry for entry in source.entries() if entry.name == "wave/whole"))
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_folder_labels_of_a_recording_outside_are_refused(tmp_path, absolute):
+    write_bag(tmp_path / "secret", walker)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/labels.csv").write_text(f"recording,label\n{tmp_path if absolute else '..'}/secret,wave\n")
+    with pytest.raises(InputError, match=r"line 2: recording is '.*secret', expected a path in the folder"):
+        datasets.source("folder", tmp_path / "mine").entries()
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
