@@ -18,7 +18,7 @@ from benchmarks.faults.live_graph import LiveGraph
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy/jetson/actrec.service"
-COMMANDS = ("unshare", "nsenter", "setpriv", "mount", "systemctl", "groupadd")
+COMMANDS = ("unshare", "nsenter", "setpriv", "mount", "systemctl", "groupadd", "useradd")
 SYSTEMD = "/lib/systemd/systemd"
 BOOT_S = 20.0  # time for systemd to answer
 COMMAND_S = 60.0  # time for a command in its namespaces
@@ -162,13 +162,17 @@ class Service(LiveGraph):
     def start(self) -> None:
         """Install the unit and start it."""
         self.systemd.__enter__()
-        self.systemd.run(str(ROOT / "deploy/jetson/install.sh"), "--service-only", SUDO_USER="", ACTREC_ROS="jazzy")
+        home, script = Path("~root").expanduser(), ROOT / "deploy/jetson/install.sh"
+        # The script refuses root, which alone can make these namespaces.
+        self.systemd.run("useradd", "--no-create-home", f"--home-dir={home}", "robot")
+        self.systemd.run(str(script), "--service-only", SUDO_USER="robot", ACTREC_ROS="jazzy")
         environment = {**os.environ, **self.environment}
         lines = [f'{name}="{_escaped(value)}"' for name, value in environment.items() if name.isidentifier()]
         self.systemd.write("/etc/actrec/actrec.env", "\n".join(lines) + "\n")
         # systemd replaces $ and % in commands, and PrivateTmp hides a checkout in /tmp.
         command = " ".join(shlex.quote(word.replace("%", "%%").replace("$", "$$")) for word in self.command)
-        settings = f"{self.settings}\nExecStart=\nExecStart={command}\nBindReadOnlyPaths={ROOT}\n"
+        settings = f"{self.settings}\nUser=root\nExecStart=\nExecStart={command}\nBindReadOnlyPaths={ROOT}\n"
+        settings += f"ExecStartPre=\nExecStartPre=+/bin/mkdir -p {home}/.cache/actrec {home}/.ros\n"
         settings += f"StandardOutput=append:{self.log}\nStandardError=append:{self.log}\n"
         self.systemd.write("/etc/systemd/system/actrec.service.d/test.conf", f"[Service]\n{settings}")
         self.systemd.run("systemctl", "daemon-reload")

@@ -5,7 +5,7 @@
 #   deploy/jetson/install.sh [--realsense] [--service | --service-only] [--no-ros] [--l4t RELEASE] [--dry-run]
 #
 #   --realsense    also install realsense2_camera; with --service also the unit actrec-camera.service, which starts it
-#   --service      install and enable the systemd unit actrec.service
+#   --service      install and enable the systemd unit actrec.service, for a user that is not root
 #   --service-only install the units but no packages, on any machine with systemd where `make venv workspace` has run
 #                  with a sourced ROS 2 distribution
 #   --no-ros       use the ROS 2 in /opt/ros, install none
@@ -50,6 +50,10 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+user="${SUDO_USER:-$(id -un)}" # also if the whole script runs under sudo
+[ -z "$service" ] || [ "$(id -u "$user")" -ne 0 ] \
+  || fail "the service would run as root: run install.sh as the robot's user, which uses sudo where needed"
+
 run() {
   if [ -n "$dry" ]; then
     printf '%q ' "$@" | sed 's/ $/\n/'
@@ -68,10 +72,8 @@ apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --
 # -- the service -----------------------------------------------------------------------------------------------------------
 
 install_service() {
-  local user home name unit filled units=(actrec.service)
-  user="${SUDO_USER:-$(id -un)}" # also if the whole script runs under sudo
+  local home name unit filled units=(actrec.service)
   home="$(getent passwd "$user" | cut -d: -f6)"
-  [ "$user" != root ] || echo "actrec: warning: the service will run as root; run install.sh as another user instead" >&2
   [ -z "$realsense" ] || units+=(actrec-camera.service)
   as_root install -d /etc/actrec
   for name in actrec.env recognizer.yaml; do

@@ -96,6 +96,35 @@ def test_ros_can_be_left_as_it_is(tmp_path: Path) -> None:
     assert ". /opt/ros/humble/setup.bash" in result.stdout.replace("\\", "")
 
 
+@pytest.fixture
+def user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let install.sh run under sudo of a user that is not root, whoever runs the tests."""
+    monkeypatch.setenv("SUDO_USER", "nobody")
+
+
+@pytest.mark.parametrize("options", [("--service",), ("--service", "--realsense"), ("--service-only",)])
+def test_install_service_of_root_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "root")
+    monkeypatch.setenv("ACTREC_ROS", "jazzy")
+    result = install(tmp_path, "36.4.3", "22.04", *options)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "the service would run as root: run install.sh as the robot's user" in result.stderr
+    if os.geteuid() == 0:
+        monkeypatch.delenv("SUDO_USER")
+        assert install(tmp_path, "36.4.3", "22.04", *options).returncode == 1
+    monkeypatch.setenv("SUDO_USER", "nobody")
+    assert install(tmp_path, "36.4.3", "22.04", *options).returncode == 0, "the remedy"
+
+
+def test_install_without_the_service_works_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container's build."""
+    monkeypatch.setenv("SUDO_USER", "root")
+    assert install(tmp_path, "36.4.3", "22.04").returncode == 0
+
+
+@pytest.mark.usefixtures("user")
 def test_install_service_comes_with_its_files(tmp_path: Path) -> None:
     result = install(tmp_path, "36.4.3", "22.04", "--service", "--realsense")
     installed = set(re.findall(r"install -m 644 \S+ (\S+)", result.stdout))
@@ -111,14 +140,15 @@ def test_install_service_comes_with_its_files(tmp_path: Path) -> None:
     assert set(re.findall(r"groupadd --force --system (\w+)", result.stdout)) == set(" ".join(groups).split())
 
 
+@pytest.mark.usefixtures("user")
 def test_install_service_only_under_sudo_is_for_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_USER", "nobody")
     monkeypatch.setenv("ACTREC_ROS", "jazzy")
     result = install(tmp_path, "", "24.04", "--service-only")
     assert result.returncode == 0 and result.stderr == ""
     assert "apt-get" not in result.stdout and "systemctl enable actrec.service\n" in result.stdout
 
 
+@pytest.mark.usefixtures("user")
 def test_install_service_only_without_a_distribution_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +158,7 @@ def test_install_service_only_without_a_distribution_is_refused(
     assert "needs a ROS 2 distribution: source one, then: make venv workspace" in result.stderr
 
 
+@pytest.mark.usefixtures("user")
 def test_install_service_only_without_the_workspace_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("deploy", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name)
