@@ -26,6 +26,7 @@ from actrec.datasets import (
     utd_mhad,
     utkinect,
 )
+from actrec.datasets.ntu import dataset as ntu
 from actrec.datasets.ntu import skeletons as ntu_skeletons
 from actrec.inference import load, package
 from actrec.inference.tensorrt.cache import EngineCache, EngineKey
@@ -37,8 +38,9 @@ from actrec.recordings.skeleton_files import open_sequences
 from actrec.recordings.video import VideoWriter
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
+from actrec_calibration import hand_eye
 from actrec_nodes.common import parameter_files
-from benchmarks.faults import training_files
+from benchmarks.faults import board_images, training_files
 from tests import ntu_text
 from tests.core.datasets import motion_files
 from tests.core.datasets.motion_files import amc_text, asf_text, bvh_text
@@ -211,6 +213,11 @@ def write_amc(folder: Path) -> Path:
     return folder / "HDM_mm_01-01_01_120.amc"
 
 
+def read_asf(path: Path) -> object:
+    """Read the motion beside a skeleton, which is a file of its own."""
+    return open_sequences(next(path.parent.glob("*.amc")))
+
+
 def write_npz(folder: Path) -> Path:
     """Write a user's own skeletons with labels."""
     np.savez(
@@ -288,6 +295,15 @@ def write_mat(name: str, key: str) -> Callable[[Path], Path]:
         return folder / name
 
     return write
+
+
+def write_folds(folder: Path) -> Path:
+    """Write SYSU's list of the subjects that train in each fold."""
+    from scipy.io import savemat
+
+    rows = np.stack([np.random.default_rng(k).permutation(sysu.SUBJECTS)[:20] + 1 for k in range(sysu.FOLDS)])
+    savemat(folder / "cross_subject_folds.mat", {"train": rows})
+    return folder / "cross_subject_folds.mat"
 
 
 def write_archive(folder: Path) -> Path:
@@ -397,6 +413,11 @@ def read_rvl(path: Path) -> object:
     return image_decoding.decompress_depth("16UC1; compressedDepth rvl", path.read_bytes())
 
 
+NTU_LIST = "2 of the captured samples have missing or incomplete skeleton data.\n\n" + "".join(
+    f"S001C00{camera}P001R001A001\n" for camera in (2, 3)
+)
+UTKINECT_LABELS = "s01_e01\nwalk: 10 14\nsitDown: 16 22 \ncarry: NaN NaN\ns02_e01\nclapHands: 1 2\n"
+
 READERS: dict[str, Reader] = {
     "bag (mcap)": Reader(write_mcap, lambda path: play(path.parent)),
     "bag (mcap file)": Reader(write_mcap, play),
@@ -419,12 +440,15 @@ READERS: dict[str, Reader] = {
     "skeletons (kinect csv)": Reader(write_csv, open_sequences),
     "skeletons (bvh)": Reader(write_bvh, open_sequences),
     "skeletons (amc)": Reader(write_amc, open_sequences),
+    "skeletons (asf)": Reader(lambda folder: write_amc(folder).with_name("HDM_mm.asf"), read_asf),
     "skeletons (npz)": Reader(write_npz, open_sequences),
     "dataset (shrec17)": Reader(write_shrec17("skeletons_world.txt"), read_shrec17),
     "dataset (shrec17 list)": Reader(write_shrec17("train_gestures.txt"), read_shrec17),
     "dataset (utd_mhad)": Reader(write_mat("a1_s1_t1_skeleton.mat", "d_skel"), utd_mhad.read_utd_mhad_mat),
     "dataset (utd_mhad, packed)": Reader(write_archive, utd_mhad.read_utd_mhad_npz),
     "dataset (sysu)": Reader(write_mat("sklWorld.mat", "SW"), lambda path: sysu.read_sysu(path.parent, "clip")),
+    "dataset (sysu folds)": Reader(write_folds, lambda path: sysu.read_folds(path, "cross_subject")),
+    "dataset (ntu list)": Reader(write_bytes("list.txt", NTU_LIST.encode), ntu.read_list),
     "dataset (nucla frames)": Reader(write_nucla_frames("*_skeletons.txt"), read_nucla_frames),
     "dataset (nucla list of frames)": Reader(write_nucla_frames("fileList.txt"), read_nucla_frames),
     "dataset (cad60 labels)": Reader(
@@ -439,9 +463,15 @@ READERS: dict[str, Reader] = {
         write_text_of("a20_s02_e03_skeleton3D.txt", "msr_text"), msr_action3d.read_msr_action3d
     ),
     "dataset (utkinect)": Reader(write_text_of("joints_s01_e01.txt", "utkinect_text"), utkinect.read_utkinect),
+    "dataset (utkinect labels)": Reader(write_bytes("actionLabel.txt", UTKINECT_LABELS.encode), utkinect.read_labels),
     "calibration (color)": Reader(write_calibration("color"), lambda path: calibration_files.load("cam1", path.parent)),
     "calibration (depth)": Reader(write_calibration("depth"), lambda path: calibration_files.load("cam1", path.parent)),
     "calibration (mount)": Reader(write_calibration("mount"), lambda path: calibration_files.load("cam1", path.parent)),
+    "board (images)": Reader(board_images.write_view("color/1.jpg"), board_images.read_lens_images),
+    "board (depth)": Reader(board_images.write_view("depth/1.png"), board_images.read_views),
+    "board (infrared)": Reader(board_images.write_view("ir/1.png"), board_images.read_views),
+    "points": Reader(board_images.write_points, board_images.read_points),
+    "robot poses": Reader(board_images.write_poses, hand_eye.read_robot_poses),
     "parameters": Reader(write_parameters, lambda path: parameter_files.check(str(path), ["/camera_node"])),
     "labels": Reader(write_labels, labels.read_labels),
     "package (description)": Reader(write_package("model.yaml"), lambda path: package.load(path.parent)),

@@ -41,7 +41,7 @@ SLOW = {"bag (recovered)": 2}
 """Files of readers that take a second each."""
 
 
-@pytest.mark.parametrize("name", [name for name in READERS if not name.startswith("store")])
+@pytest.mark.parametrize("name", READERS)
 def test_reader_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
     path = READERS[name].write(tmp_path)
     valid = path.read_bytes()
