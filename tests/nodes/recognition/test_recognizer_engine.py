@@ -1,14 +1,16 @@
-"""The recognizer node with a backend that builds engines, with fake TensorRT and CUDA."""
+"""The recognizer node with a backend that builds engines, with fake TensorRT and CUDA, and with a real builder."""
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from rclpy.parameter import Parameter
 
-from actrec.inference.tensorrt import cuda, engine
-from tests.core.inference.tensorrt import plain_tensorrt
+from actrec.inference import zoo
+from actrec.inference.tensorrt import builder, cuda, engine
+from tests.core.inference.tensorrt import plain_tensorrt, rtx
 from tests.nodes.recognizer_graph import Make, body, stamp
 from tests.tiny_model import write_tiny
 
@@ -218,3 +220,40 @@ def test_recognizer_trusted_models_refuse_engines_that_others_can_replace(
     assert not changed.successful
     (tmp_path / "engines").chmod(0o755)
     assert graph.load_model(tiny).success
+
+
+@pytest.fixture
+def begun(monkeypatch, tmp_path):
+    """Install the real builder of TensorRT for RTX, with 20 ms more for each step; return an event set by the first."""
+    begun, monitor = threading.Event(), builder._monitor
+
+    def slow(trt, report):
+        def step(*progress) -> bool:
+            begun.set()
+            time.sleep(0.02)
+            return report(*progress)
+
+        return monitor(trt, step)
+
+    rtx.install(monkeypatch, tmp_path / "engines")
+    monkeypatch.setattr(builder, "_monitor", slow)
+    monkeypatch.setattr(engine, "CudaGraph", Graph)
+    return begun
+
+
+@pytest.mark.parametrize("how", ["close", "request"])
+def test_recognizer_ends_the_build_of_a_real_builder_at_once(make: Make, tiny: str, begun, tmp_path, how) -> None:
+    """The whole build takes more than 20 s with the slow steps."""
+    graph = make(model=zoo.DEFAULT, backend="tensorrt_rtx", allow_fallback=True, **{"tensorrt_rtx.precision": "fp32"})
+    assert graph.start() and device(graph).startswith("CPU")
+    assert begun.wait(60)
+    ended_at = time.monotonic()
+    if how == "close":
+        graph.node.close()
+        assert graph.node._loader._later.join(5.0)
+    else:
+        assert graph.load_model(tiny).success and device(graph).startswith("TensorRT for RTX")
+    assert time.monotonic() - ended_at < 10.0
+    assert not rtx.has_built(zoo.find(zoo.DEFAULT))
+    left = {path.name.split("_tensorrt")[0] for path in (tmp_path / "engines").iterdir() if path.suffix != ".lock"}
+    assert left == (set() if how == "close" else {"tiny"})

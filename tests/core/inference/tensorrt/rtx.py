@@ -81,6 +81,11 @@ BUILT: dict[tuple[bytes, str], bytes] = {}
 """Graph and compute capability to the real engine, which several tests use."""
 
 
+def has_built(source: builder.EngineSource, precision: str = "float32") -> bool:
+    """Return whether an engine of a network was built completely."""
+    return any(content == source.read_onnx(precision) for content, _ in BUILT)
+
+
 class Faults:
     """How the fake runtime behaves.
 
@@ -117,7 +122,10 @@ def module(fault=""):
             wanted = fake.parsed, config.get_compute_capability(0).name
             fake.builds.append(wanted[1])
             if wanted not in BUILT:
-                BUILT[wanted] = bytes(super().build_serialized_network(network, config))
+                made = super().build_serialized_network(network, config)
+                if made is None:  # aborted
+                    return None
+                BUILT[wanted] = bytes(made)
             return BUILT[wanted]
 
     class Runtime(plain.Runtime):

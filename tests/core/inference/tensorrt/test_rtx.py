@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from actrec.inference.tensorrt.backend import simulated_windows
 from actrec.inference.tensorrt.engine import INVALID
 from actrec.perception import networks
 from actrec.perception.tensorrt_networks import NetworkSource
-from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
+from actrec.utils.errors import AbortedError, DeviceError, MissingLibraryError, PackageError
 from tests.core.inference.tensorrt import rtx
 from tests.core.inference.tensorrt.test_tensorrt_backend import Graph
 from tests.tiny_model import tiny_onnx, write_tiny
@@ -119,6 +120,24 @@ def test_engine_built_ahead_is_checked_once_and_used_by_auto(tiny, card, tmp_pat
     assert checks == [1] and fake.builds == ["SM89"] and len(files(tmp_path, "engine")) == 1
     monkeypatch.setattr(kind, "ready", lambda *_, **__: pytest.fail("opened for a network without engines"))
     assert inference.resolve("auto", write_tiny(tmp_path / "other")) == "onnxruntime"
+
+
+def test_build_that_is_aborted_ends_at_once_and_leaves_no_file(card, tmp_path):
+    """The whole build takes seconds, in the longest part of which TensorRT for RTX reports no progress."""
+    (fake, _), times = card(), []
+
+    def progress(phase, step, steps):
+        times.append(time.monotonic())
+        if len(times) == 100:
+            raise AbortedError("the node is shutting down")
+
+    for number in (1, 2):
+        with pytest.raises(AbortedError, match="^the node is shutting down$"):
+            inference.load(SHIPPED["joint_tcn_everyday"], "tensorrt_rtx", precision="fp32", progress=progress)
+        assert time.monotonic() - times[-1] < 5.0 and len(times) == 100, "no progress after the abort"
+        assert fake.builds == number * ["SM89"] and not rtx.has_built(SHIPPED["joint_tcn_everyday"])
+        assert {path.suffix for path in (tmp_path / "engines").rglob("*")} == {".lock"}
+        times.clear()
 
 
 def test_engine_for_other_card_is_reported_and_not_used(tiny, card, caplog):
