@@ -216,6 +216,8 @@ def label(args: argparse.Namespace, writing: contextlib.ExitStack) -> Result:
         has_color = first.color is not None
         worker = OfflineRecognizer(args.model, args.backend, is_measured, has_color, threads, **settings)
         stack.enter_context(worker)
+        if worker.flow_device:
+            print(f"actrec: {worker.flow_device}", file=sys.stderr)
         with contextlib.suppress(ActrecError):  # a damaged frame will raise again
             worker.find_gravity(recording.frames())
         decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, args.duration, loop=False)))

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import io
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -102,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("actrec_models").setLevel(logging.INFO)
     prepare = importlib.import_module("actrec_models.data.preparation")
     settings = importlib.import_module("actrec_models.data.estimation").PrepareConfig
     named = {"streams": names(args.streams), "estimate": names(args.estimate), "image_height": args.picture_size}

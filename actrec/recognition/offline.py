@@ -56,6 +56,10 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         mount_option: How the user sets the camera's mounting, for warnings.
         settings: Fields of `RecognitionConfig`.
 
+    Attributes:
+        recognizer: Of the labels.
+        flow_device: Device of the scene flow in one line, see `scene_flow.device_line`; empty without scene flow.
+
     Raises:
         ConfigError: A setting is unknown, or the frames lack color or depth that the model requires.
         PackageError: There is no such model, or it is damaged.
@@ -87,10 +91,13 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         self._faces = FacePerception(**own) if "face" in streams else None
         self._takes_color = "color" in streams
         self._flow: FlowPairs | None = None
+        self.flow_device = ""
         if "flow" in streams and has_depth:
             trained = session.package.provenance.scene_flow
             config = SceneFlowConfig(**{name: trained[name] for name in identity.SETTINGS if name in trained})
-            self._flow = FlowPairs(scene_flow.create(config.method), config)
+            method = scene_flow.create(config.method)
+            self.flow_device = scene_flow.device_line(config.method, method)
+            self._flow = FlowPairs(method, config)
             self.recognizer.set_scene_flow(config.identity)
         self._labels: dict[str, ActionPrediction] = {}
         self._slow = self._other_flow = ""

@@ -9,7 +9,7 @@ from actrec.types import MAX_DEPTH_M, Intrinsics
 from actrec.utils.errors import InputError
 from actrec.utils.registry import INSTALL_OPENCV, Registry
 
-__all__ = ["METHODS", "SceneFlow", "create"]
+__all__ = ["METHODS", "SceneFlow", "create", "device_line"]
 
 METHODS = Registry(
     "scene flow method",
@@ -29,6 +29,7 @@ class SceneFlow(ABC):
 
     config_class: ClassVar[type]  # the settings dataclass that the constructor builds from its options
     device: str = "CPU"  # or CUDA
+    unused_gpu: str = ""  # why an NVIDIA GPU is not used although `device` is auto, with the remedy
 
     def estimate(
         self,
@@ -90,3 +91,10 @@ def create(name: str, **options: Any) -> SceneFlow:
         MissingLibraryError: A required library is not installed.
     """
     return METHODS.create(name, **options)
+
+
+def device_line(name: str, method: SceneFlow) -> str:
+    """Return the device that computes the method `name`, in one line; empty for a method of the CPU alone."""
+    if not hasattr(method.config_class, "device"):
+        return ""
+    return f"scene flow by {name} on {method.device}" + (f": {method.unused_gpu}" if method.unused_gpu else "")

@@ -43,8 +43,9 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         made = method(**parameters.as_options(options))
         made.prepare()
         self._device = made.device
-        if hasattr(options, "device"):
-            self.get_logger().info(f"scene flow by {self.config.method} on {made.device}")
+        if line := scene_flow.device_line(self.config.method, made):
+            log = self.get_logger()
+            (log.warning if made.unused_gpu else log.info)(line)
         lookup = None
         if self.config.camera_motion == "tf":
             self._tf = TfPoses(self, "camera_motion 'tf'", "set camera_motion to 'estimate'")

@@ -38,6 +38,7 @@ class PdFlow(SceneFlow):
         if self.config.device == "cuda" or (self.config.device == "auto" and gpu.available()):
             self._gpu, self.device = gpu.GpuFlow(self.config, gpu.CupyDevice()), "CUDA"
         else:
+            self.unused_gpu = gpu.unused() if self.config.device == "auto" else ""
             self._solver = CpuSolver(self.config, self.config.threads or os.cpu_count() or 1)
         self._last: _Image | None = None
         self._flow: np.ndarray | None = None  # of the last pair, [3, H, W]

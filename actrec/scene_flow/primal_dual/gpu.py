@@ -1,5 +1,6 @@
 """Primal-dual scene flow on a GPU, from color and depth to velocities, as one CUDA graph a pair, through CuPy."""
 
+import ctypes
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,15 @@ def available() -> bool:
     """
     cupy = _cupy()
     return cupy is not None and _finds_gpu(cupy)
+
+
+def unused() -> str:
+    """Return why an NVIDIA GPU is not used, with the remedy; empty without an NVIDIA driver or with CuPy."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    return "" if _cupy() else f"this machine has an NVIDIA driver, but CuPy is not installed: {_INSTALL}, or device=cpu"
 
 
 def _cupy() -> Any:

@@ -161,9 +161,12 @@ class Estimation:
         self._hand = HandPerception(**settings.hand) if "hands" in wanted else None
         self._face = FacePerception(**settings.face) if "face" in wanted else None
         self._pairs: FlowPairs | None = None
+        self.flow_device = ""  # of `scene_flow.device_line`
         self._since = 0  # the first frame that shows the image before
         if (options := settings.scene_flow) is not None:
-            self._pairs = FlowPairs(scene_flow.create(options.method), options)
+            method = scene_flow.create(options.method)
+            self.flow_device = scene_flow.device_line(options.method, method)
+            self._pairs = FlowPairs(method, options)
 
     def close(self) -> None:
         """Free the models."""

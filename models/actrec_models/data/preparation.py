@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import pickle
 import time
 import uuid
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from actrec import __version__, datasets
 from actrec.datasets.base import IDENTITY, RATED_CLIPS, Entry, Source
@@ -42,6 +44,8 @@ from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputErro
 from actrec.utils.folders import final_name
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.preparation_workers import Batch, Job, run_here, run_on_cluster, signature
+
+logger = logging.getLogger(__name__)
 
 BATCH = 32
 """Items per task if an item takes milliseconds; otherwise one."""
@@ -215,8 +219,12 @@ def _run(job: Job, run: Run, head: Head, source: Source, todo: list[Entry], done
     reasons: dict[str, str] = {}
     error: ActrecError | None = None
     bar = tqdm(total=done + len(todo), initial=done, unit="clip", disable=not run.progress, smoothing=0.05)
-    with bar, contextlib.closing(outcomes):
+    devices = {""}  # of the workers' scene flow, each logged once
+    with bar, logging_redirect_tqdm(), contextlib.closing(outcomes):
         for outcome in outcomes:
+            if outcome.flow_device not in devices:
+                devices.add(outcome.flow_device)
+                logger.info("%s", outcome.flow_device)
             reasons |= dict(outcome.skipped)
             if outcome.clips:
                 _mark_incomplete(job.folder, head)

@@ -155,11 +155,15 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Outcome of a task: number of clips, name and reason of unreadable items, and an error that stops the run."""
+    """Outcome of a task: number of clips, name and reason of unreadable items, and an error that stops the run.
+
+    `flow_device` is the device of the worker's scene flow, in one line.
+    """
 
     clips: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     error: ActrecError | None = None
+    flow_device: str = ""
 
 
 class _Worker:
@@ -186,6 +190,8 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
     outcome = Outcome()
     try:
         worker = _worker(job)
+        if worker.estimation is not None:
+            outcome.flow_device = worker.estimation.flow_device
         for entry in entries:
             try:
                 arrays = encode(worker.source, entry, job.settings, worker.estimation)

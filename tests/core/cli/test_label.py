@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -19,8 +20,12 @@ from actrec import inference
 from actrec.cameras import webcam
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main, to_width
+from actrec.inference import package
 from actrec.recognition.offline import OfflineRecognizer
+from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.recordings.video import VideoWriter
+from actrec.scene_flow.primal_dual import gpu
+from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import folders
 from actrec.utils.errors import DeviceError, EndOfStream
 from tests.documents import blocks, tutorial
@@ -240,6 +245,24 @@ def test_label_large_video_is_scaled_down(tmp_path, monkeypatch) -> None:
     empty_video(tmp_path / name, (3840, 2160), [0, 1])
     assert main(["label", name, "--out=~/out.mp4"]) == 0
     assert played(tmp_path / "out.mp4")[0].shape == (2, 1080, 1920, 3)
+
+
+def test_label_names_device_of_scene_flow(tmp_path, monkeypatch, capsys) -> None:
+    """A model of PD-Flow on frames with depth; the GPU's CuPy is missing."""
+    made = write_any(tmp_path / "dis", [FLOW], WINDOW)
+    trained = dataclasses.replace(made.provenance, scene_flow={"method": "pd_flow", "height": 48})
+    package.write(tmp_path / "pd_flow", dataclasses.replace(made, provenance=trained), made.read_onnx())
+    with BagWriter(tmp_path / "bag") as bag:
+        for k in range(3):
+            color, depth = np.full((48, 64, 3), k, np.uint8), np.full((48, 64), 2.0, np.float32)
+            bag.write_frame(RgbdFrame(k * 10**8, color, depth, Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)))
+    monkeypatch.setattr(gpu, "unused", lambda: "CuPy is not installed: install it")
+    for model, lines in (
+        ("pd_flow", ["actrec: scene flow by pd_flow on CPU: CuPy is not installed: install it"]),
+        ("dis", []),
+    ):
+        assert main(["label", str(tmp_path / "bag"), "--model", str(tmp_path / model)]) == 0
+        assert [line for line in capsys.readouterr().err.splitlines() if "scene flow by" in line] == lines
 
 
 def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> None:

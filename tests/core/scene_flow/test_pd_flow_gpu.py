@@ -279,6 +279,32 @@ def test_pd_flow_cuda_without_cupy_or_gpu_raises(device, monkeypatch):
             scene_flow.create("pd_flow", device="cuda")
 
 
+def test_pd_flow_auto_names_driver_without_cupy(device, monkeypatch):
+    """`auto` on a machine with an NVIDIA GPU takes the CPU for want of CuPy: one line with the remedy."""
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: name)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    line = scene_flow.device_line("pd_flow", PdFlow(threads=1))
+    assert line == (
+        "scene flow by pd_flow on CPU: this machine has an NVIDIA driver, but CuPy is not installed: install the CuPy "
+        "of your CUDA version alone (pip install 'cupy-cuda12x<14', CUDA 13: cupy-cuda13x), or device=cpu"
+    )
+    assert scene_flow.device_line("pd_flow", PdFlow(threads=1, device="cpu")) == "scene flow by pd_flow on CPU"
+    assert scene_flow.device_line("dis", scene_flow.create("dis")) == ""
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(device, gpus=0))
+    assert scene_flow.device_line("pd_flow", PdFlow(threads=1)) == "scene flow by pd_flow on CPU"
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(device))
+    assert scene_flow.device_line("pd_flow", PdFlow()) == "scene flow by pd_flow on CUDA"
+
+
+def test_pd_flow_without_driver_has_no_remark(monkeypatch):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(gpu.ctypes, "CDLL", missing)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert PdFlow(threads=1).unused_gpu == ""
+
+
 @pytest.mark.parametrize("chosen", ["auto", "cuda"])
 def test_pd_flow_cupy_of_other_cuda_raises(device, monkeypatch, chosen):
     """`auto` does not fall back to the CPU where a GPU is present."""

@@ -16,6 +16,7 @@ from actrec.datasets.base import Entry
 from actrec.datasets.store import STORE, PreparedDataset
 from actrec.datasets.store_writer import Shards, shards
 from actrec.datasets.user_folder import Folder
+from actrec.scene_flow.primal_dual import gpu
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import preparation_workers as workers
 from actrec_models.data.estimation import PrepareConfig
@@ -202,6 +203,30 @@ def test_prepare_user_folder_color_kept(tmp_path):
     assert {"color", "motion"} <= set(moved[0].streams)
     assert moved.subset([0]).scene_flow == {"method": "dis", "height": 48}
     assert replace(settings, motion_from="color").scene_flow is None
+
+
+def test_prepare_names_device_of_scene_flow_once(tmp_path, monkeypatch, capfd):
+    write_recording(tmp_path / "mine")
+    write_bag(tmp_path / "mine/wave/two", walker, frames=4, images=True)
+    monkeypatch.setattr(gpu, "unused", lambda: "CuPy is not installed: install it")
+    command = [
+        "prepare",
+        "folder",
+        "--root",
+        str(tmp_path / "mine"),
+        "--workers",
+        "0",
+        "--quiet",
+        "--streams",
+        "bodies,color",
+    ]
+    for method, lines in (
+        ("pd_flow", ["scene flow by pd_flow on CPU: CuPy is not installed: install it"]),
+        ("dis", []),
+    ):
+        settings = ["--estimate", "motion", "--set", "flow.height=48", "--set", f"flow.method={method}"]
+        assert main([*command, "--out", str(tmp_path / method), *settings]) == 0
+        assert [line for line in capfd.readouterr().err.splitlines() if "scene flow" in line] == lines
 
 
 def test_prepare_color_not_recorded_raises(tmp_path, published):
