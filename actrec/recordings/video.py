@@ -1,8 +1,10 @@
 """Videos without depth, through PyAV: playback, decoding for datasets, and previews of RGB-D frames."""
 
+import errno
 import functools
 import multiprocessing
 import re
+import shlex
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import cv2
 import numpy as np
 
@@ -35,7 +38,7 @@ def open_video(path: Path) -> Any:
     """Return the PyAV container of a video file, a context manager.
 
     Raises:
-        InputError: The file is not a video, or is truncated before its first frame.
+        InputError: The file is not a video, is truncated before its first frame, or FFmpeg cannot decode its codec.
     """
     try:
         container = av.open(str(path.absolute()))  # FFmpeg takes the text before a colon for a protocol
@@ -45,18 +48,39 @@ def open_video(path: Path) -> Any:
     if not container.streams.video:
         container.close()
         raise InputError(f"'{path}' holds no video stream")
+    if container.streams.video[0].codec_context is None:  # PyAV 14.1 crashes if it decodes such a stream
+        with container:
+            raise _cannot_decode(path, container)
     # Worker processes decode on one thread each, or they would oversubscribe the cores.
     is_main = multiprocessing.parent_process() is None
     container.streams.video[0].thread_type = "AUTO" if is_main else "NONE"
     return container
 
 
+def _cannot_decode(path: Path, container: Any) -> InputError:
+    """Return the error for a codec without a decoder; its name is only in FFmpeg's description of the file."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    described = re.search(r"Video: (\w+)(?:[^,]*\((\w{4}) /)?", container.dumps_format())
+    av.logging.set_level(level)
+    name, tag = described.groups() if described else ("none", None)
+    codec = tag or "that is unknown" if name == "none" else name
+    files = [shlex.quote(str(file)) for file in (path, path.with_name(f"{path.stem}_h264.mp4"))]
+    return InputError(
+        f"'{path}' has a codec, {codec}, that the FFmpeg of PyAV {av.__version__} cannot decode; "
+        f"convert it on a computer that plays it: ffmpeg -i {files[0]} -c:v libx264 {files[1]}"
+    )
+
+
 @contextmanager
-def _ffmpeg_errors(path: Path) -> Iterator[None]:
+def _ffmpeg_errors(path: Path, container: Any) -> Iterator[None]:
     """Convert errors of FFmpeg to an `InputError` that names the file."""
     try:
         yield
     except av.error.FFmpegError as error:
+        missing = isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError))
+        if missing or error.errno == errno.ENOSYS:  # AV1 without hardware
+            raise _cannot_decode(path, container) from error
         raise InputError(f"'{path}' is corrupt or truncated: {' '.join(str(error).split())}") from error
 
 
@@ -72,7 +96,7 @@ def read_video_info(path: Path) -> VideoInfo:
         size = (first.height, first.width) if _quarter_turns(first) % 2 else (first.width, first.height)
         rate = float(stream.average_rate or 0)
     # Counted without decoding; discarded packets are never displayed.
-    with open_video(path) as container, _ffmpeg_errors(path):
+    with open_video(path) as container, _ffmpeg_errors(path, container):
         packets = container.demux(container.streams.video[0])
         count = sum(1 for packet in packets if packet.size and not packet.is_discard)
     return VideoInfo(count, rate, size)
@@ -82,9 +106,9 @@ def decode_frames(path: Path, container: Any) -> Iterator[Any]:
     """Yield every decoded frame of an open container, in display order.
 
     Raises:
-        InputError: The file is corrupt or truncated.
+        InputError: The file is corrupt or truncated, or FFmpeg cannot decode it.
     """
-    with _ffmpeg_errors(path):
+    with _ffmpeg_errors(path, container):
         yield from container.decode(video=0)
 
 
@@ -160,7 +184,7 @@ class VideoRecording(Recording):
 
     def _measured_duration(self) -> float:
         """Return the seconds from the first frame to the last by their stamps, for a file that states no duration."""
-        with open_video(self.path) as container, _ffmpeg_errors(self.path):
+        with open_video(self.path) as container, _ffmpeg_errors(self.path, container):
             stream = container.streams.video[0]
             stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
             return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
@@ -205,7 +229,7 @@ def _avi_frames(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
     """
     slots: deque[int] = deque()
     last, first = -1, None
-    with _ffmpeg_errors(path):
+    with _ffmpeg_errors(path, container):
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
                 last = last + 1 if packet.dts is None else packet.dts

@@ -1,6 +1,8 @@
-"""Stamps of video frames, truncated videos, and videos of an Azure Kinect."""
+"""Stamps of video frames, truncated videos, codecs without a decoder, and videos of an Azure Kinect."""
 
+import errno
 import logging
+import shlex
 from fractions import Fraction
 
 import av
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from actrec.recordings import RecordingConfig, open_recording, video
+from actrec.utils.errors import InputError
 
 GAPS = [0, 1, 2, 3, 10, 11, 12, 30, 31, 32]
 """Ticks of the frames of a camera that drops some."""
@@ -84,6 +87,38 @@ def test_video_recording_azure_kinect_file_warns(tmp_path, caplog):
         "k.mkv' is from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
         in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "codec"),
+    [
+        ("my clip.mp4", {b"mp4v": b"evc1", b"esds": b"free"}, ", evc,"),  # FFmpeg knows it, PyAV's has no decoder
+        ("a.mp4", {b"mp4v": b"xq9z", b"esds": b"free"}, ", xq9z,"),
+        ("a.avi", {b"FMP4": b"XQ9Z"}, ", XQ9Z,"),
+        ("a.mkv", {b"V_MPEG4/ISO/ASP": b"V_MPEG9/ISO/ASP"}, ", that is unknown,"),
+    ],
+)
+def test_video_recording_codec_without_decoder_raises_with_its_name(tmp_path, name, changes, codec):
+    path = written(tmp_path / name, range(3))
+    data = path.read_bytes()
+    for old, new in changes.items():
+        assert old in data
+        data = data.replace(old, new)
+    path.write_bytes(data)
+    for use in (ticks_of, video.read_video_info):
+        with pytest.raises(InputError, match=f"{name}' has a codec{codec} that the FFmpeg of PyAV") as caught:
+            use(path)
+        assert "\n" not in str(caught.value) and "corrupt" not in str(caught.value)
+    command = shlex.split(str(caught.value).partition("convert it on a computer that plays it: ")[2])
+    assert command == ["ffmpeg", "-i", str(path), "-c:v", "libx264", str(path.with_name(f"{path.stem}_h264.mp4"))]
+
+
+def test_video_recording_decoder_that_needs_hardware_raises_with_its_codec(tmp_path):
+    """FFmpeg has such a decoder for AV1."""
+    path = written(tmp_path / "a.mp4", range(3))
+    with pytest.raises(InputError, match=r"a\.mp4' has a codec, mpeg4, that .* cannot decode; convert it on"):
+        with video.open_video(path) as container, video._ffmpeg_errors(path, container):
+            av.error.err_check(-errno.ENOSYS)
 
 
 @pytest.mark.parametrize("encoders", [video._ENCODERS, ()])
