@@ -5,6 +5,7 @@ import getpass
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -217,10 +218,10 @@ def test_units_write_only_logs_and_caches_without_privileges(name: str) -> None:
     for key in ("NoNewPrivileges", "PrivateTmp", "ProtectKernelModules", "RestrictNamespaces", "RestrictSUIDSGID"):
         assert service[key] == "yes"
     assert (service["ProtectSystem"], service["CapabilityBoundingSet"], service["MemoryMax"]) == ("strict", "", "80%")
-    written = [path.removeprefix("-@HOME@/") for path in service["ReadWritePaths"].split()]
+    written = [path.removeprefix("-@HOME@/") for path in shlex.split(service["ReadWritePaths"])]
     assert set(written) <= {".cache/actrec", ".ros"} and service["ProtectHome"] == "read-only"
     # They must exist before the others become read-only, even if a user has removed them.
-    made = " ".join(f"@HOME@/{path}" for path in written)
+    made = " ".join(f'"@HOME@/{path}"' for path in written)
     assert service["ExecStartPre"] == f"+/usr/sbin/runuser -u @USER@ -- mkdir -p {made}"
     assert not {"PrivateDevices", "MemoryDenyWriteExecute"} & set(service)
     # A node notifies systemd, not the main process.
@@ -230,8 +231,9 @@ def test_units_write_only_logs_and_caches_without_privileges(name: str) -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("name", UNITS)
 def test_units_filled_in_are_valid_and_exposed_little(name: str, tmp_path: Path) -> None:
+    home = tmp_path / "home folder"
     text = (JETSON / name).read_text()
-    for word, value in {"USER": getpass.getuser(), "HOME": str(tmp_path), "ROOT": str(ROOT), "ROS": "jazzy"}.items():
+    for word, value in {"USER": getpass.getuser(), "HOME": str(home), "ROOT": str(ROOT), "ROS": "jazzy"}.items():
         text = text.replace(f"@{word}@", value)
     unit = tmp_path / name
     unit.write_text(text.replace("ExecStart=", f"ExecStart={sys.executable} ", 1))
@@ -242,10 +244,47 @@ def test_units_filled_in_are_valid_and_exposed_little(name: str, tmp_path: Path)
     assert measured.returncode == 0, measured.stdout[-200:] + measured.stderr
 
 
+STANDINS = {
+    "sudo": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "getent": 'echo "robot:x:1000:1000::$ROBOT_HOME:/bin/bash"',
+    "install": '[ "$1" = -d ] || cp "$3" "$INSTALLED/${4##*/}"',
+    "groupadd": "",
+    "systemctl": "",
+}
+"""Commands of install.sh that change the system."""
+
+
+def test_installed_service_makes_its_folders_in_a_home_with_spaces(tmp_path: Path) -> None:
+    for folder in ("bin", "etc"):
+        (tmp_path / folder).mkdir()
+    for name, script in STANDINS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    home = tmp_path / "a home folder"
+    variables = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "INSTALLED": f"{tmp_path}/etc",
+        "ROBOT_HOME": str(home),
+    }
+    variables |= {"ACTREC_ROS": "jazzy", "SUDO_USER": "robot"}
+    command = ["bash", str(JETSON / "install.sh"), "--service-only"]
+    result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "etc/actrec.service").read_text()
+    assert not re.search(r"^[^#].*@\w+@", text, re.MULTILINE)
+    (before,) = re.findall(r"^ExecStartPre=\+(.*)", text, re.MULTILINE)
+    subprocess.run(shlex.split(before.partition(" -- ")[2]), cwd=tmp_path, check=True)  # systemd splits as a shell does
+    assert sorted(str(path.relative_to(home)) for path in home.rglob("*")) == [".cache", ".cache/actrec", ".ros"]
+    for key, count in (("ReadWritePaths", 2), ("Environment", 3)):
+        values = shlex.split(" ".join(re.findall(rf"^{key}=(.*)", text, re.MULTILINE)))
+        assert len(values) == count
+        assert all(f"{home}/" in value for value in values if value != "PYTHONUNBUFFERED=1")
+
+
 def test_service_starts_after_the_camera_by_start_sh() -> None:
     text = (JETSON / "actrec.service").read_text()
     assert "After=network-online.target actrec-camera.service" in text
-    assert "ExecStart=@ROOT@/deploy/jetson/start.sh" in text
+    assert 'ExecStart="@ROOT@/deploy/jetson/start.sh"' in text
     assert "recognize.launch.py" in (JETSON / "start.sh").read_text()
 
 
