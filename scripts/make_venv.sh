@@ -23,6 +23,7 @@ elif [ "$ros" != wheels ]; then
     exit 1
   fi
   set +u
+  # shellcheck source=/dev/null
   . "/opt/ros/$ros/setup.bash"
   set -u
 fi
@@ -86,7 +87,9 @@ echo "actrec: ROS 2 from $ros, $("$python" --version 2>/dev/null || true), requi
 arguments=()
 for name in "${files[@]}" $extras; do
   if [ ! -f "requirements/$name.txt" ]; then
-    echo "actrec: unknown extra '$name'; known: $(cd requirements && ls *.txt | sed 's/\.txt//' | xargs)" >&2
+    known=(requirements/*.txt)
+    known=("${known[@]##*/}")
+    echo "actrec: unknown extra '$name'; known: ${known[*]%.txt}" >&2
     exit 2
   fi
   arguments+=(-r "requirements/$name.txt")

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by bash: `step TITLE LOG COMMAND…` runs a command with its output in a log, and shows one line with its duration.
 #
 # A terminal also shows the newest line of the output meanwhile. If the command fails, the end of the log and its path follow.
