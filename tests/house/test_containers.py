@@ -24,7 +24,7 @@ def instructions(path: str) -> list[tuple[str, str]]:
 
 
 def services(name: str) -> dict[str, dict[str, Any]]:
-    """Return the services of a compose file, with what they share."""
+    """Return the services of a compose file, each with the settings that all have."""
     content = yaml.safe_load((DEPLOY / "docker" / name).read_text(encoding="utf-8"))
     found: dict[str, dict[str, Any]] = content["services"]
     return found

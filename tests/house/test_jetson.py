@@ -99,7 +99,7 @@ def test_ros_can_be_left_as_it_is(tmp_path: Path) -> None:
 
 @pytest.fixture
 def user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let install.sh run under sudo of a user that is not root, whoever runs the tests."""
+    """Let install.sh run under sudo of an ordinary user, also if root runs the tests."""
     monkeypatch.setenv("SUDO_USER", "nobody")
 
 
