@@ -68,6 +68,6 @@ def test_writers_of_paths_that_workflows_use_name_them() -> None:
 
 def test_missing_finds_wrong_paths_targets_and_extras() -> None:
     name = "none"  # no file of this name exists
-    text = f"pip install -e '.[live,nothing]' -r requirements/none.txt && make wheel wheels; sh scripts/{name}.sh"
+    text = f"pip install -e '.[live,nothing]' -r requirements/none.txt && make wheels; sh scripts/{name}.sh"
     assert missing(text) == {"requirements/none.txt", "wheels", f"scripts/{name}.sh", "nothing"}
     assert missing("make build EXTRAS='live others'") == {"others"}
