@@ -22,7 +22,7 @@ from actrec_nodes.common import parameters, topics
 from actrec_nodes.common.conversions import rectified_info
 from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.participants import Deafness, Renewed
-from actrec_nodes.common.subscriptions import SENDS_NOTHING, Publishers, Subscription, why_silent
+from actrec_nodes.common.subscriptions import SENDS_NOTHING, Kept, Publishers, Subscription, why_silent
 from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchronizer, SynchronizerConfig
 
 ConfigT = TypeVar("ConfigT")
@@ -187,32 +187,36 @@ class _Source:
         }
         if not self._config.use_depth:
             del wanted[topics.DEPTH]
-        cameras = {name: self._first_camera(name) for name in wanted}  # the same one after `reopen`
+        kept = Kept()
+        cameras = {name: self._first_camera(name, kept) for name in wanted}  # the same one after `reopen`
 
         def subscribe(node: Node, is_kept: Callable[[], bool]) -> list[Subscription]:
             made = []
             for name, callback in wanted.items():
                 profile = topics.INFO_SUBSCRIBER if name == topics.COLOR_INFO else topics.IMAGE_SUBSCRIBER
                 # A latched camera_info says nothing about images.
-                kept = (lambda: True) if name == topics.COLOR_INFO else is_kept
-                counted = self._counted(name, callback, kept, cameras[name])
+                is_image = name != topics.COLOR_INFO
+                counted = self._counted(name, callback, is_kept if is_image else lambda: True, cameras[name])
                 topic = holder.node.resolve_topic_name(name)
-                made.append(Subscription(node, KINDS[name], topic, counted, profile, holder.complain))
+                # A latched camera_info may come twice, so its number says nothing about a second camera.
+                made.append(
+                    Subscription(node, KINDS[name], topic, counted, profile, holder.complain, numbered=is_image)
+                )
             return made
 
         self._subscriptions = Renewed(holder.node, "images", subscribe)
 
-    def _first_camera(self, name: str) -> FirstCamera:
-        return FirstCamera(lambda line: self._listeners[0].complain(f"{name}: {line}"))
+    def _first_camera(self, name: str, kept: Kept) -> FirstCamera:
+        return FirstCamera(lambda line: self._listeners[0].complain(f"{name}: {line}"), kept=kept)
 
     def _counted(
         self, name: str, callback: Callable[[Any], None], is_kept: Callable[[], bool], camera: FirstCamera
     ) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:
+        def receive(message: Any, number: int = 0) -> None:
             if not is_kept():
                 return
             self.counts = {**self.counts, name: self.counts[name] + 1}
-            if camera.accepts(message):
+            if camera.accepts(message, number):
                 callback(message)
 
         return receive

@@ -1,9 +1,12 @@
 """Subscriptions that follow the quality of service (QoS) that publishers offer, and causes of silent topics."""
 
+import math
 import posixpath
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -42,6 +45,8 @@ class Subscription:
         lost: Called with the middleware's event of lost messages.
         timed: Call `callback` with the message and the time of its publication in ns, by the clock of the publisher's
             machine; 0 if it is unknown.
+        numbered: Call `callback` with the message and its number among the messages of its publisher; 0 if it is
+            unknown, as in Humble and with middleware that does not count them.
     """
 
     def __init__(
@@ -56,10 +61,12 @@ class Subscription:
         exclusive: bool = False,
         lost: Callable[[Any], None] | None = None,
         timed: bool = False,
+        numbered: bool = False,
     ):
         self.topic_name = node.resolve_topic_name(topic)
         self._node, self._kind, self._profile = node, kind, profile
-        self._callback = _timed(callback) if timed else callback
+        wanted = "source_timestamp" if timed else "publication_sequence_number" if numbered else ""
+        self._callback = _informed(callback, wanted) if wanted else callback
         self._warn = warn or (lambda line: node.get_logger().warning(line))
         self._raw, self._exclusive, self._lost = raw, exclusive, lost
         self._lock = threading.RLock()
@@ -124,11 +131,11 @@ class Subscription:
         self._weaker = weaker
 
 
-def _timed(callback: Callable[[Any, int], None]) -> Callable[..., None]:
-    """Return a callback of rclpy that passes the message and the time of its publication."""
+def _informed(callback: Callable[[Any, int], None], key: str) -> Callable[..., None]:
+    """Return a callback of rclpy that passes the message and a number that the middleware has of it, 0 for none."""
 
     def receive(message: Any, info: Any) -> None:
-        callback(message, int(info["source_timestamp"]))
+        callback(message, int(info.get(key) or 0))
 
     def receive_alone(message: Any) -> None:
         callback(message, 0)
@@ -305,7 +312,7 @@ class Publishers:
         if len(owners) < 2:
             return ""
         listed = " and ".join(owners)
-        return f"{topic} has {len(owners)} publishers, {listed}, whose messages are mixed: stop or remap one"
+        return f"{topic} has {len(owners)} publishers, {listed}, but one is expected: stop or remap the other"
 
     def _owners(self, topic: str) -> list[str]:
         """Return the sorted names of the nodes that publish a topic, each once for each of its publishers."""
@@ -314,6 +321,67 @@ class Publishers:
         self._since[topic] = since = {each: before.get(each, now) for each in found}
         lasting = [owner for (owner, _), began in since.items() if now - began >= self.LEASE_S]
         return sorted(lasting + list({owner for owner, _ in found} - set(lasting)))
+
+
+@dataclass
+class Kept:
+    """Which of two publishers is kept on all topics that they both publish, until a time in monotonic seconds."""
+
+    longer: bool = True  # the one that has published more messages
+    until: float = -math.inf
+
+
+@dataclass
+class _Sender:
+    """A publisher, by the number of its last message and when that came."""
+
+    number: int
+    at: float
+
+
+class Numbers:
+    """Selects the messages of one publisher of a topic by their numbers, which DDS counts for each publisher.
+
+    The numbers of one publisher only grow. If they fall again and again there are two, whose messages are told apart if
+    their numbers are far from each other; if not, all are accepted, because lost messages could confuse them. Of two
+    publishers that begin at once, color of one and depth of the other might be kept: topics share `kept`.
+
+    Args:
+        kept: Shared by the topics.
+        clock: Monotonic seconds.
+    """
+
+    GONE_S = 2.0  # a publisher without a message for this long has gone
+    FALLS = 3  # of the numbers within that time; a publisher that starts again gives one
+    APART = 30  # least difference of two publishers' numbers
+    MOST = 8  # publishers
+
+    def __init__(self, kept: Kept, clock: Callable[[], float]):
+        self._kept, self._clock = kept, clock
+        self._senders: list[_Sender] = []  # the earliest first
+        self._falls: deque[float] = deque(maxlen=self.FALLS)
+        self._last = 0
+
+    def accepts(self, number: int) -> bool:
+        """Return whether a message is of the publisher that is kept, or of the only one."""
+        now = self._clock()
+        self._senders = [sender for sender in self._senders[-self.MOST :] if now - sender.at <= self.GONE_S]
+        own = min(self._senders, key=lambda sender: abs(number - sender.number), default=None)
+        if own is None or abs(number - own.number) > self.APART // 2:
+            own = _Sender(number, now)
+            self._senders.append(own)
+        own.number, own.at = number, now
+        if number < self._last:
+            self._falls.append(now)
+        self._last = number
+        numbers = [sender.number for sender in self._senders]
+        falls = len(self._falls) == self.FALLS and now - self._falls[0] <= self.GONE_S
+        if not falls or max(numbers) - min(numbers) < self.APART:
+            return True
+        if now > self._kept.until:
+            self._kept.longer = self._senders[0].number == max(numbers)
+        self._kept.until = now + self.GONE_S
+        return number == (max(numbers) if self._kept.longer else min(numbers))
 
 
 def _owner(info: Any) -> str:

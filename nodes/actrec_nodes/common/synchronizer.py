@@ -19,6 +19,7 @@ from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.subscriptions import Kept, Numbers
 
 FIRST_TOLERANCE_NS = NANOSECONDS // 60  # half a frame at 30 Hz, until the camera's interval is known
 INTERVALS = 30  # recent intervals of color that determine the tolerance
@@ -350,27 +351,44 @@ class Synchronizer:
 
 
 class FirstCamera:
-    """Passes on the images of one camera where two publish on one topic, which their frame ids or sizes show.
+    """Passes on the images of one camera where two publish on one topic.
 
-    An image is of a second camera if the first one's come after it, too. It is then ignored until the first has been
-    silent for `GONE_S`.
+    An image is of a second camera if its frame id or size differs, and the first one's images come after it, too. It is
+    then ignored until the first has been silent for `GONE_S`. Cameras of one frame id and size differ by the numbers of
+    their messages (`Numbers`).
 
     Args:
         complain: Called with a line about the second camera.
         clock: Monotonic seconds.
+        kept: Shared by the topics of the camera.
     """
 
     GONE_S = 2.0
 
-    def __init__(self, complain: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, complain: Callable[[str], None], clock: Callable[[], float] = time.monotonic, kept: Kept | None = None
+    ):
         self._complain, self._clock = complain, clock
+        self._numbers = Numbers(kept or Kept(), clock)
         self._first: Any = None
         self._second: Any = None
         self._first_at = self._second_at = 0.0
         self._are_two = False
 
-    def accepts(self, message: Any) -> bool:
-        """Return whether an image is of the first camera, or of the only one."""
+    def accepts(self, message: Any, number: int = 0) -> bool:
+        """Return whether an image is of the first camera, or of the only one; `number` is of DDS, 0 if unknown."""
+        if not self._looks_like_first(message):
+            return False
+        if number and not self._numbers.accepts(number):
+            self._complain(
+                f"two cameras with frame id '{message.header.frame_id}' ({message.width}×{message.height}) publish on "
+                "one topic: images of one are ignored; stop one of them, or remap its topics"
+            )
+            return False
+        return True
+
+    def _looks_like_first(self, message: Any) -> bool:
+        """Return whether an image has the frame id and size of the first camera, or of the only one."""
         found, now = (message.header.frame_id, message.width, message.height), self._clock()
         if found == self._first:
             self._are_two |= self._second is not None and now - self._second_at < self.GONE_S
