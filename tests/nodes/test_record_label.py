@@ -1,9 +1,11 @@
 """`actrec record --label` from a graph and from a camera, then training and running on the clips."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +20,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/e
 pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . scripts/env.sh")
 
 import rclpy
-from actrec_msgs.msg import ActionEvent, Skeleton, SkeletonArray
+import yaml
+from actrec_msgs.msg import ActionEvent, ActionLabel, Skeleton, SkeletonArray
+from actrec_msgs.srv import LoadModel
 from geometry_msgs.msg import Point
 from rclpy.node import Node
 
@@ -192,35 +196,43 @@ def test_record_label_wrong_arguments_are_refused(arguments, message, capsys, tm
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # for a loaded machine
 def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, capfd):
-    """Run the tutorial's commands and node; only clips, images and rates are fewer, and the robot listens."""
+    """Run the tutorial, and add an action while the graph runs; only clips, images and rates are fewer."""
     pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
     monkeypatch.chdir(tmp_path)
     text = tutorial("teach")
     small = ["--driver-option", "width=320", "--driver-option", "height=240"]
     fast = ["--repeat", "3", "--countdown", "0.5", "--driver-option", "fps=6", "--driver-option", "realtime=false"]
     fewer = {"record": [*small, *fast], "teach": ["--rehearsals", "1", "--threads", "1", "--quiet"]}
-    told = [command for command in commands(text) if "clap" not in command and "--overwrite" not in command]
-    assert [command[0] for command in told] == ["record", "record", "record", "teach", "run"]
-    for command in told[:-1]:
+    told = list(commands(text))
+    assert [command[0] for command in told] == ["record", "record", "record", "teach", "run", "record", "teach"]
+    for command in told[:4]:
         assert main([*command, *fewer[command[0]]]) == 0, capfd.readouterr().err
     (code,) = blocks(text, "python")
     (tmp_path / "react.py").write_text(code, encoding="utf-8")
     node = subprocess.Popen([sys.executable, "react.py"], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    reactions = []
+    reactions, known = [], set()
     reader = threading.Thread(target=lambda: reactions.extend(node.stderr), daemon=True)
 
-    def wait_for_reaction(running, monitor):
+    def wait(condition):
         deadline = time.monotonic() + 120
-        while not any("turn at" in line for line in reactions) and time.monotonic() < deadline:
+        while not condition() and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def add_an_action(running, monitor):
+        wait(lambda: any("turn at" in line for line in reactions))
+        for command in told[5:]:
+            assert main([*command, *fewer[command[0]]]) == 0, capfd.readouterr().err
+        with loaded_by(text) as labels:
+            wait(lambda: "clap" in labels)
+            known.update(labels)
 
     parser = argparse.ArgumentParser()
     run_command.add_arguments(parser)
     paced = [word for each in ("fps=8", "pause=2", "realtime=false") for word in ("--driver-option", each)]
-    arguments = parser.parse_args([*told[-1][1:], *small, *paced])
+    arguments = parser.parse_args([*told[4][1:], *small, *paced])
     try:
         reader.start()
-        result = run.run_graph(run_command.plan(arguments), wait_for_reaction)
+        result = run.run_graph(run_command.plan(arguments), add_an_action)
     finally:
         node.send_signal(signal.SIGINT)
         node.wait(60)
@@ -228,6 +240,31 @@ def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, cap
     assert result is not None and result["labels"] > 0
     labels = "|".join(("wave", "pick_up", "throw"))
     assert any(re.search(rf"body_1: ({labels}), turn at [+-]\d\.\d\d rad/s", line) for line in reactions), reactions
+    assert "clap" in known, "the running graph labels with the new package"
+
+
+@contextlib.contextmanager
+def loaded_by(text):
+    """Send the request of the tutorial's `ros2 service call`; yield the labels that the recognizer then weighs."""
+    (line,) = re.findall(r"^ros2 service call .*", text, re.MULTILINE)
+    name, kind, values = shlex.split(line.replace("$PWD", os.getcwd()))[3:]
+    assert kind == "actrec_msgs/srv/LoadModel"
+    labels: set[str] = set()
+
+    def store(label):
+        labels.update(label.top_labels)
+
+    with run.ros(handle_signals=False) as context, run.Host(context) as host:
+        node = Node("robot", context=context)
+        node.create_subscription(ActionLabel, "action_label", store, 10)
+        client = node.create_client(LoadModel, name)
+        host.add(node)
+        assert client.wait_for_service(60)
+        answer = client.call_async(LoadModel.Request(**yaml.safe_load(values)))
+        done = threading.Event()
+        answer.add_done_callback(lambda _: done.set())
+        assert done.wait(60) and answer.result().success, answer.result()
+        yield labels
 
 
 def test_teach_tutorial_node_turns_for_a_second_and_stops_at_the_end_of_a_wave():
