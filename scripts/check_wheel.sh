@@ -22,9 +22,14 @@ size="$(wc -c < "$wheel")"
 [ "$size" -lt 100000000 ] || { echo "actrec: $wheel has $size bytes, PyPI takes up to 100 MB" >&2; exit 1; }
 wheel="$(pwd -W 2> /dev/null || pwd)/$wheel" # -W: the path for Windows, in Git Bash
 
-step "installing $(basename "$wheel"), $((size / 1000000)) MB, into an empty environment"
 env="$place/home with spaces"
 "$python" -m venv "$env"
+# The pip of Ubuntu 22.04, which does not run on Python 3.12 and newer.
+if "$env/$bin/python" -c "import sys; sys.exit(sys.version_info >= (3, 12))"; then
+  "$env/$bin/python" -m pip install -q --disable-pip-version-check pip==22.0.2
+fi
+pip="$("$env/$bin/python" -m pip --version | cut -d ' ' -f 1,2)"
+step "installing $(basename "$wheel"), $((size / 1000000)) MB, into an empty environment by $pip"
 "$env/$bin/python" -m pip install -q --disable-pip-version-check "$wheel"
 step "$(du -sm "$env" | cut -f1) MB are installed"
 cd "$place" # not the clone
