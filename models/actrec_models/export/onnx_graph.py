@@ -261,9 +261,12 @@ def trace_module(module: nn.Module, inputs: Mapping[str, Tensor], opset: int = O
     return content
 
 
-def trace(network: Network) -> bytes:
-    """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `trace_module`."""
-    inputs = example_inputs(network, 2)
+def trace(network: Network, inputs: Mapping[str, Tensor] | None = None) -> bytes:
+    """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `trace_module`.
+
+    `inputs` are two clips, by default examples.
+    """
+    inputs = example_inputs(network, 2) if inputs is None else inputs
     return trace_module(_Positional(network, inputs), inputs)
 
 

@@ -173,6 +173,12 @@ def test_weights_round_trip_through_safetensors(name, batch, tmp_path):
         assert torch.equal(network(**inputs_of(batch)), other(**inputs_of(batch)))
 
 
+def test_graph_parses_in_tensorrt(name, batch):
+    """All networks together take 49 s of CPU time."""
+    content = onnx_graph.trace(small(name), {key: value[:2] for key, value in inputs_of(batch).items()})
+    assert rtx.parse(onnx_graph.simplify(content)) > 5
+
+
 @pytest.mark.slow
 def test_export_onnx_graph_agrees(name, batch):
     """Parity to 1e-4, dynamic batch, static rest, operators that TensorRT parses, sanity in half precision."""
