@@ -19,7 +19,7 @@ from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, amount, count
 from actrec.scene_flow import SceneFlow, camera_motion
 from actrec.scene_flow.primal_dual import gpu
-from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig
+from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig, write_velocity
 from actrec.scene_flow.stream import resize
 from actrec.simulation.actions import Performance
 from actrec.simulation.actor import ActorPose
@@ -425,7 +425,10 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndar
     first = pyramids[0][0]
     flow = solver.solve(pyramids[0], pyramids[1])
     written = np.loadtxt(folder / "pdflow_results01.txt")[:, 2:].reshape(240, 320, 3)
-    return first.motion(flow), first, written[..., [1, 2, 0]]  # forwards, right, down
+    ours, anywhere = np.empty((240, 320, 3), np.float32), np.ones((240, 320), np.uint8)
+    camera = tuple(map(np.float32, first.camera))
+    write_velocity(first.depth, flow, anywhere, camera, np.float32(1), np.float32(np.inf), ours)
+    return ours, first, written[..., [1, 2, 0]]  # forwards, right, down
 
 
 # -- warping -----------------------------------------------------------------------------------------------------------
@@ -496,7 +499,7 @@ def _residuals(method: SceneFlow, first: Images, second: Images) -> tuple[float,
 
 
 def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
-    """Return the frame rate on a stream of simulated frames, resized beforehand."""
+    """Return the frame rate and CPU ms of a pair on a stream of simulated frames, resized beforehand."""
     with SimulatedCamera(realtime=False, start_stamp_ns=0) as camera:
         frames = [camera.read() for _ in range(12)]
     rows = []
@@ -505,7 +508,8 @@ def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"size": f"{width}x{height}"}
         for name, method in {**_methods(threads), "farneback": _Farneback()}.items():
             if name != "zero":
-                row[f"{name}_fps"] = round(_rate(method, images, seconds), 1)
+                rate, busy = _rate(method, images, seconds)
+                row |= {f"{name}_fps": round(rate, 1), f"{name}_cpu_ms": round(1000 * busy, 2)}
         rows.append(row)
     return rows
 
@@ -523,13 +527,14 @@ class _Farneback(SceneFlow):
         return (unproject(at, deep, intrinsics) - unproject(pixels, depth0, intrinsics)) / np.float32(dt)
 
 
-def _rate(method: SceneFlow, images: list[Images], seconds: float) -> float:
-    """Return pairs per second in a stream, after a warm-up that compiles."""
+def _rate(method: SceneFlow, images: list[Images], seconds: float) -> tuple[float, float]:
+    """Return pairs per second in a stream and the median CPU seconds of a pair, after a warm-up that compiles."""
     for (c0, d0, camera), (c1, d1, _) in itertools.pairwise(images[:4]):
         method.estimate(c0, d0, c1, d1, camera, DT)
-    done, began = 0, time.perf_counter()
+    busy, began = list[float](), time.perf_counter()
     while time.perf_counter() - began < seconds:
-        (c0, d0, camera), (c1, d1, _) = images[done % 11], images[done % 11 + 1]
+        (c0, d0, camera), (c1, d1, _) = images[len(busy) % 11], images[len(busy) % 11 + 1]
+        start = time.process_time()
         method.estimate(c0, d0, c1, d1, camera, DT)
-        done += 1
-    return done / (time.perf_counter() - began)
+        busy.append(time.process_time() - start)
+    return len(busy) / (time.perf_counter() - began), float(np.median(busy))

@@ -12,9 +12,10 @@ space need not move alike. Missing depth is 0.
 
 from dataclasses import dataclass, fields
 
+import cv2
 import numpy as np
 
-from actrec.scene_flow.primal_dual.cpu import DEPTH_STEP, Level, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.cpu import BRIDGED_PX, DEPTH_STEP, Level, PdFlowConfig, coarse_start
 
 MASK = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
@@ -303,6 +304,24 @@ def flow(
         state = filtered(solved, state, firsts[level], t, config)
         course.append(energies)
     return state, course
+
+
+def velocity(first: Level, flow: np.ndarray, second: Level, dt: float, max_speed: float) -> np.ndarray:
+    """Convert a flow [3, H, W] between two images to velocities [H, W, 3] m/s, pass by pass."""
+    u, v, w = flow
+    fx, fy, cx, cy = first.camera
+    height, width = first.depth.shape
+    z = np.where(first.depth > 0, first.depth, np.float32(np.nan))
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    far = z + w
+    dx = ((x + u - cx) * far - (x - cx) * z) / fx
+    dy = ((y + v - cy) * far - (y - cy) * z) / fy
+    out = np.stack([dx, dy, far - z], axis=-1).astype(np.float32) / np.float32(dt)
+    out[~(np.square(out).sum(axis=-1) <= max_speed**2)] = np.nan
+    near = cv2.dilate((second.depth > 0).astype(np.uint8), np.ones((2 * BRIDGED_PX + 1,) * 2, np.uint8))
+    there = cv2.remap(near, u + x, v + y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    out[there == 0] = np.nan
+    return out
 
 
 class ReferenceSolver:

@@ -12,7 +12,15 @@ import numpy as np
 
 from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.scene_flow.primal_dual import gpu
-from actrec.scene_flow.primal_dual.cpu import BRIDGED_PX, Camera, CpuSolver, Level, PdFlowConfig, is_same
+from actrec.scene_flow.primal_dual.cpu import (
+    BRIDGED_PX,
+    Camera,
+    CpuSolver,
+    Level,
+    PdFlowConfig,
+    is_same,
+    write_velocity,
+)
 from actrec.types import Intrinsics
 from actrec.utils import config
 
@@ -53,10 +61,7 @@ class PdFlow(SceneFlow):
         image1 = self._image(second, camera)
         flow = self._solver.solve(image0.pyramid, image1.pyramid, start)
         self._last, self._flow = image1, flow
-        velocity = image0.level.motion(flow) / np.float32(dt)
-        velocity[~(np.square(velocity).sum(axis=-1) <= self.config.max_speed_m_s**2)] = np.nan
-        velocity[_leads_into_hole(image1.level.depth, flow)] = np.nan
-        return velocity
+        return _velocity(image0.level, flow, image1.level, dt, self.config.max_speed_m_s)
 
     def _image(self, image: ColorDepth, camera: Camera) -> "_Image":
         color, depth = image[0].copy(), image[1].copy()  # the caller may reuse its arrays
@@ -80,13 +85,16 @@ class _Image:
     pyramid: Any
 
 
-def _leads_into_hole(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Return [H, W], whether the flow [3, H, W] leads into a hole of the second depth image, beyond its rim."""
-    known = (depth > 0).astype(np.uint8)
-    if known.all():
-        return np.zeros(depth.shape, bool)
-    near = cv2.dilate(known, np.ones((2 * BRIDGED_PX + 1,) * 2, np.uint8))
-    height, width = depth.shape
-    u, v = flow[0] + np.arange(width, dtype=np.float32), flow[1] + np.arange(height, dtype=np.float32)[:, None]
-    there = cv2.remap(near, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(there == 0)
+def _velocity(first: Level, flow: np.ndarray, second: Level, dt: float, max_speed: float) -> np.ndarray:
+    """Convert a flow [3, H, W] (pixels, pixels, m) between two images to velocities [H, W, 3] m/s.
+
+    They are NaN without depth, beyond `max_speed`, and if the flow leads into a hole of the second image, beyond its
+    rim.
+    """
+    bridged = (second.depth > 0).astype(np.uint8)
+    if not bridged.all():
+        bridged = cv2.dilate(bridged, np.ones((2 * BRIDGED_PX + 1,) * 2, np.uint8))
+    out = np.empty((*first.depth.shape, 3), np.float32)
+    camera = tuple(map(np.float32, first.camera))
+    write_velocity(first.depth, flow, bridged, camera, np.float32(dt), np.float32(max_speed**2), out)
+    return out

@@ -74,18 +74,7 @@ class Level:
     gray: np.ndarray  # [H, W] float32, 0 to 255
     depth: np.ndarray  # [H, W] float32 m, 0 for missing
     camera: Camera  # fx, fy, cx, cy
-
-    def motion(self, flow: np.ndarray) -> np.ndarray:
-        """Convert a flow [3, H, W] (pixels, pixels, m) from this image to a motion [H, W, 3] m; NaN without depth."""
-        u, v, w = flow
-        fx, fy, cx, cy = self.camera
-        height, width = self.depth.shape
-        z = np.where(self.depth > 0, self.depth, math.nan)
-        x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-        far = z + w
-        dx = ((x + u - cx) * far - (x - cx) * z) / fx
-        dy = ((y + v - cy) * far - (y - cy) * z) / fy
-        return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)
+    closeness: np.ndarray | None = None  # [2, H, W] r_x and r_y of the surface, in the solver's pyramids
 
 
 BRIDGED_PX = 3
@@ -119,6 +108,7 @@ _F = np.float32
 _MASK = (_F(1 / 16), _F(4 / 16), _F(6 / 16), _F(4 / 16), _F(1 / 16))
 _STEP = _F(DEPTH_STEP)
 _EPS = _F(1e-10)
+_NAN = _F(math.nan)
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
@@ -379,6 +369,35 @@ def _known(out, found, value, depth):  # type: ignore[no-untyped-def]
         out[x] = found[x] if depth[x] > 0 else value[x]
 
 
+@jit.njit(nogil=True)
+def write_velocity(depth, flow, bridged, camera, dt, fastest, out):  # type: ignore[no-untyped-def]
+    """Write the velocity of each pixel, m/s; NaN without depth, if too fast, or if it leads into a hole.
+
+    Args:
+        depth: [H, W] m of the first image, 0 for missing.
+        flow: [3, H, W] (pixels, pixels, m) to the second image.
+        bridged: [H, W], 0 in the second image's holes, beyond their rims.
+        camera: fx, fy, cx, cy.
+        dt: Seconds between both.
+        fastest: Square of the largest speed.
+        out: [H, W, 3].
+    """
+    rows, columns = depth.shape
+    fx, fy, cx, cy = camera
+    for y in range(rows):
+        for x in range(columns):
+            z, px, py = depth[y, x], _F(x) + flow[0, y, x], _F(y) + flow[1, y, x]
+            far = z + flow[2, y, x]
+            vx = (((px - cx) * far - (_F(x) - cx) * z) / fx) / dt
+            vy = (((py - cy) * far - (_F(y) - cy) * z) / fy) / dt
+            vz = (far - z) / dt
+            valid = z > 0 and vx * vx + vy * vy + vz * vz <= fastest
+            if valid:
+                row, column = int(np.rint(py)), int(np.rint(px))
+                valid = bridged[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)] > 0
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = (vx, vy, vz) if valid else (_NAN, _NAN, _NAN)
+
+
 class CpuSolver:
     """Solver on a number of threads, 1 for the calling thread only."""
 
@@ -388,14 +407,19 @@ class CpuSolver:
 
     def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: Camera) -> list[Level]:
         """Return the levels of an image, finest first."""
-        out = [Level(gray, depth, camera)]
+        out = [self._with_surface(gray, depth, camera)]
         for _ in self.config.plan(gray.shape)[1:]:
             fine = out[-1]
             shape = ((fine.gray.shape[0] + 1) // 2, (fine.gray.shape[1] + 1) // 2)
             gray, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
             self._share(shape[0], half, fine.gray, fine.depth, gray, depth)
-            out.append(Level(gray, depth, tuple(value / 2 for value in fine.camera)))
+            out.append(self._with_surface(gray, depth, tuple(value / 2 for value in fine.camera)))
         return out
+
+    def _with_surface(self, gray: np.ndarray, depth: np.ndarray, camera: Camera) -> Level:
+        closeness = np.empty((2, *depth.shape), np.float32)
+        self._share(len(depth), surface, depth, *camera, *closeness)
+        return Level(gray, depth, camera, closeness)
 
     def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
         """Return the flow u, v (pixels) and w (m) as [3, H, W] between two pyramids, solved from coarse to fine.
@@ -434,10 +458,10 @@ class CpuSolver:
         """Return the terms [18, H, W], and the change of depth [H, W] after warping by the initial flow."""
         rows, shape = len(first.gray), first.gray.shape
         terms = np.empty((len(sweeps.TERMS), *shape), np.float32)
-        rx, ry, ix, iy, zx, zy = np.empty((6, *shape), np.float32)
-        self._share(rows, surface, second.depth, *second.camera, rx, ry)
-        self._share(rows, gradients, second.gray, second.depth, rx, ry, ix, iy, zx, zy)
-        self._share(rows, surface, first.depth, *first.camera, terms[7], terms[8])
+        ix, iy, zx, zy = np.empty((4, *shape), np.float32)
+        assert first.closeness is not None and second.closeness is not None
+        self._share(rows, gradients, second.gray, second.depth, *second.closeness, ix, iy, zx, zy)
+        terms[7:9] = first.closeness
         c = self.config
         weights = tuple(map(np.float32, (c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges)))
         change = np.empty(shape, np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actrec import scene_flow
+from actrec.scene_flow import primal_dual
 from actrec.scene_flow.primal_dual import sweeps
 from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig
 from actrec.types import Intrinsics
@@ -82,6 +83,32 @@ def test_cpu_pyramid_matches_reference() -> None:
         np.testing.assert_allclose(ours.gray, theirs.gray, rtol=1e-5)
         np.testing.assert_allclose(ours.depth, theirs.depth, rtol=1e-5)
         assert ours.camera == theirs.camera
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.3])
+def test_velocity_equals_reference_bit_for_bit(holes: float) -> None:
+    """Also at half pixels, far outside of the image, at missing depth and near the largest speed."""
+    rng, shape = np.random.default_rng(4), (61, 83)
+    depths = rng.uniform(0.5, 4, (2, *shape)).astype(np.float32)
+    depths[:, :30, :40] = np.where(rng.random((30, 40)) < holes, 0, depths[:, :30, :40])
+    depths[1, 20:45, 30:60] *= holes == 0
+    flow = rng.normal(0, 1, (3, *shape)).astype(np.float32) * np.array([4, 4, 0.1], np.float32)[:, None, None]
+    flow[:2, ::3] = np.round(2 * flow[:2, ::3]) / 2
+    flow[:2, 5:9] *= 100
+    first, second = (Level(depth, depth, (66.0, 65.3, 41.1, 29.7)) for depth in depths)
+    ours, theirs = (part(first, flow, second, DT, 6.0) for part in (primal_dual._velocity, reference.velocity))
+    assert ours.dtype == theirs.dtype == np.float32 and 0.2 < np.isfinite(ours).mean() < 0.9
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pd_flow_image_of_stream_equals_image_alone() -> None:
+    """The pyramid of the image before is used again."""
+    options = {"threads": 1, "device": "cpu", "iterations": 10, "fewer": 3, "warm_start": False}
+    frames = [scene(moved=(0.03 * k, 0, 0)) for k in range(3)]
+    stream, alone = (scene_flow.create("pd_flow", **options) for _ in range(2))
+    stream.estimate(*frames[0], *frames[1], SMALL, DT)
+    found = [method.estimate(*frames[1], *frames[2], SMALL, DT) for method in (stream, alone)]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("strips", [2, 3, 4])
