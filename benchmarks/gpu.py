@@ -1,7 +1,7 @@
-"""`actrec bench gpu`: speed on an NVIDIA GPU, and its results against the CPU's, in one process of at most six minutes.
+"""`actrec bench gpu`: speed on an NVIDIA GPU, and its results against the CPU's, in one process of about six minutes.
 
-Needs no network and no installation: `PYTHONPATH=. python -m benchmarks.gpu` in a checkout, with CuPy, Numba, OpenCV,
-SciPy and PyYAML (and PyTorch and Lightning for training).
+Needs no network and no installation: `PYTHONPATH=.:models python -m benchmarks.gpu` in a checkout or in the unpacked
+archive of `--pack`, with CuPy, Numba, OpenCV, SciPy and PyYAML (and PyTorch and Lightning for training).
 """
 
 import contextlib
@@ -10,9 +10,12 @@ import importlib
 import itertools
 import json
 import sys
+import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,19 @@ from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 from benchmarks import markdown
 
 PARTS = {"scene_flow": "benchmarks.gpu:measure_scene_flow", "training": "benchmarks.training:measure_on_gpu"}
-"""`module:function` of each part, in order. It takes the seconds of a measurement and returns tables by name."""
+"""`module:function` of each part, in order. It takes the seconds of a measurement and yields `Step`s."""
+
+MINUTES = 6.0
+"""Default budget: a step starts only within it."""
+
+PACKED = ("actrec", "benchmarks", "models/actrec_models", "models/recipes")
+"""Folders of the archive: sources and recipes."""
+
+UNPACKED = ("__pycache__", "results", "*.egg-info")
+"""Names of files and folders that are not in the archive."""
+
+LARGEST_MB = 60.0
+"""Of the archive, to be sent to a lent machine."""
 
 SIZES = ((640, 480), (320, 240), (160, 120))
 
@@ -58,8 +73,14 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser = Parser(prog=COMMAND, description=__doc__, epilog="Example: actrec bench gpu --csv gpu.csv")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated parts (default: %(default)s)")
     parser.add_argument("--seconds", type=amount, default=3.0, help="time per speed measurement (default: %(default)s)")
+    parser.add_argument("--minutes", type=amount, default=MINUTES, help="budget: later steps are skipped and listed "
+        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="file for the figures")
+    parser.add_argument("--pack", type=Path, metavar="FILE", help="instead: write this .tar.gz of the files that a "
+        "machine with a GPU needs")  # fmt: skip
     args = parser.parse_args(arguments)
+    if args.pack is not None:
+        return {"archive": [pack(args.pack)]}
     wanted = args.parts.split(",")
     if unknown := [part for part in wanted if part not in PARTS]:
         raise ConfigError(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
@@ -67,6 +88,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         raise ConfigError(f"--csv {args.csv}: there is no such folder: make it, or name another")
     if not gpu.available():
         raise DeviceError("CuPy is not installed or finds no GPU: run it on a machine with one, and check nvidia-smi")
+    ends = time.monotonic() + 60 * args.minutes
     try:
         tables: dict[str, Any] = {"machine": [machine()]}
     except (MemoryError, RuntimeError) as error:  # CuPy's
@@ -74,7 +96,13 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     for part in wanted:
         module, function = PARTS[part].split(":")
         try:
-            tables |= getattr(importlib.import_module(module), function)(args.seconds)
+            for step in getattr(importlib.import_module(module), function)(args.seconds):
+                if time.monotonic() < ends:
+                    rows = step.run()
+                    tables.setdefault(step.table, []).extend(rows if isinstance(rows, list) else [rows])
+                else:
+                    why = f"the budget of {args.minutes:g} minutes is used up: raise --minutes, or name --parts"
+                    tables.setdefault("skipped", []).append({"step": f"{step.table}, {step.subject}", "why": why})
         except (ActrecError, ImportError, MemoryError, RuntimeError) as error:  # CUDA's, too; other figures are kept
             tables[f"{part}_error"] = (
                 f"{error}; free memory of the GPU (nvidia-smi)" if _is_of_memory(error) else str(error)
@@ -83,6 +111,43 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         if args.csv is not None:
             write_csv(args.csv, tables)
     return tables
+
+
+@dataclass(frozen=True)
+class Step:
+    """A measurement: `run` returns a row or rows of the table `table`, which are about `subject`."""
+
+    table: str
+    subject: str
+    run: Callable[[], dict[str, Any] | list[dict[str, Any]]]
+
+
+def pack(out: Path) -> dict[str, Any]:
+    """Write the archive of sources and recipes; return its size and the command for the machine with the GPU.
+
+    Raises:
+        ConfigError: The folder of `out` is missing.
+        DeviceError: The archive is too large.
+    """
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--pack {out}: there is no such folder: make it, or name another")
+    root = Path(__file__).resolve().parents[1]
+    files = sorted(
+        path.relative_to(root)
+        for folder in PACKED
+        for path in (root / folder).rglob("*")
+        if path.is_file() and not any(part.match(name) for part in path.relative_to(root).parents for name in UNPACKED)
+    )
+    with tarfile.open(out, "w:gz") as archive:
+        for file in files:
+            archive.add(root / file, file.as_posix())
+    size = out.stat().st_size / 1e6
+    if size > LARGEST_MB:
+        raise DeviceError(
+            f"{out} has {size:.0f} MB, more than {LARGEST_MB:g}: remove large files from {', '.join(PACKED)}"
+        )
+    command = f"tar xzf {out.name} && PYTHONPATH=.:models python -m benchmarks.gpu --csv gpu.csv"
+    return {"file": str(out), "files": len(files), "mb": round(size, 1), "command": command}
 
 
 def _is_of_memory(error: Exception) -> bool:
@@ -130,14 +195,20 @@ def timed(stream: Any, work: Callable[[], Any], runs: int) -> float:
 Frame = tuple[np.ndarray, np.ndarray, Intrinsics]
 
 
-def measure_scene_flow(seconds: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the differences to the CPU, the speed at each size, and the time of each kernel at the largest."""
+def measure_scene_flow(seconds: float) -> Iterator[Step]:
+    """Yield the differences to the CPU, the speed, and the time of each kernel, at each size."""
     frames = simulated_frames(8)
-    checks = [check_size(frames, size) for size in (*SIZES, ODD_SIZE)]
+    for size in (*SIZES, ODD_SIZE):
+        yield Step("scene_flow_against_cpu", _name(size), partial(check_size, frames, size))
     rate = copy_rate()
-    speeds = [speed_of_size(frames, size, rate, seconds) for size in SIZES]
-    kernels = [row for size in SIZES for row in kernel_rows(frames, size)]
-    return {"scene_flow_against_cpu": checks, "scene_flow": speeds, "scene_flow_kernels": kernels}
+    for size in SIZES:
+        yield Step("scene_flow", _name(size), partial(speed_of_size, frames, size, rate, seconds))
+    for size in SIZES:
+        yield Step("scene_flow_kernels", _name(size), partial(kernel_rows, frames, size))
+
+
+def _name(size: tuple[int, int]) -> str:
+    return "{}x{}".format(*size)
 
 
 def simulated_frames(count: int) -> list[Frame]:
@@ -162,7 +233,7 @@ def check_size(frames: list[Frame], size: tuple[int, int]) -> dict[str, Any]:
     ours, theirs, again = (flows(method, small) for method in (on_gpu, on_cpu, on_gpu))
     apart = np.abs(ours - theirs) * 1000
     return {
-        "size": "{}x{}".format(*size), "median_mm_s": round(float(np.nanmedian(apart)), 4),
+        "size": _name(size), "median_mm_s": round(float(np.nanmedian(apart)), 4),
         "p99_mm_s": round(float(np.nanquantile(apart, 0.99)), 3),
         "nan_differs": float((np.isnan(ours) != np.isnan(theirs)).mean()),
         "repeated_equal": bool(np.array_equal(ours, again, equal_nan=True)),
@@ -192,7 +263,7 @@ def speed_of_size(frames: list[Frame], size: tuple[int, int], rate: float, secon
     kernels = device.recorded(lambda: flow._kernels(space, *space.images))
     kernels_ms = timed(device.stream, kernels, RUNS)
     row = {
-        "size": "{}x{}".format(*size), "frames_s": round(len(times) / sum(times), 1),
+        "size": _name(size), "frames_s": round(len(times) / sum(times), 1),
         "pair_p50_ms": round(1000 * float(np.median(times)), 3),
         "pair_p95_ms": round(1000 * float(np.quantile(times, 0.95)), 3),
         "graph_ms": round(timed(device.stream, space.graphs[0], RUNS), 3), "kernels_ms": round(kernels_ms, 3),
@@ -259,7 +330,7 @@ def kernel_rows(frames: list[Frame], size: tuple[int, int]) -> list[dict[str, An
         moved[name] += size_bytes
         counts[name] += 1
     return [
-        {"kernel": f"{size[0]}x{size[1]} {name}", "launches": counts[name], "ms": round(milliseconds, 4),
+        {"kernel": f"{_name(size)} {name}", "launches": counts[name], "ms": round(milliseconds, 4),
          "gb_s": round(moved[name] / milliseconds / 1e6)}
         for name, milliseconds in times.most_common()
     ]  # fmt: skip
@@ -342,7 +413,7 @@ def count_traffic(size: tuple[int, int]) -> dict[str, Any]:
     one_pass = sum(4 * planes * count * rows * columns for count, (rows, columns) in iterations)
     total = sum(device.kernel_bytes.values())
     return {
-        "size": "{}x{}".format(*size), "launches": sum(device.launches.values()), "iterate": device.launches["iterate"],
+        "size": _name(size), "launches": sum(device.launches.values()), "iterate": device.launches["iterate"],
         "up_mb": round(device.uploaded / 1e6, 3), "down_mb": round(device.downloaded / 1e6, 3),
         "kernel_mb": round(total / 1e6, 1),
         "one_pass_mb": round((total - device.kernel_bytes["iterate"] + one_pass) / 1e6, 1),
@@ -376,7 +447,7 @@ def write_csv(path: Path, tables: dict[str, Any]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("figure", "value", "unit", "command", "commit", "machine", "note"))
         for table, rows in tables.items():
-            for row in rows if isinstance(rows, list) else ():
+            for row in rows if isinstance(rows, list) and table != "skipped" else ():
                 subject = next(iter(row.values()))
                 for column, value in itertools.islice(row.items(), 1, None):
                     figure = f"gpu, {table.replace('_', ' ')}, {subject}: {column.replace('_', ' ')}"

@@ -16,7 +16,7 @@ from actrec_models import networks
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.networks import create
 from actrec_models.training import recipe
-from benchmarks import training
+from benchmarks import short_trainings, training
 
 SMALL_ATTENTION = "c3d_flow_at1:width=4;size=32;fc=32"
 
@@ -47,12 +47,20 @@ def test_training_recipe_of_joints_is_measured_in_batches_and_clip_by_clip():
     assert all(found[name] > 0 for name in names) and found["recipe_batch"] == 64
 
 
+def tables_on_gpu():
+    tables = {}
+    for step in training.measure_on_gpu(1.0):
+        tables.setdefault(step.table, []).append(step.run())
+        assert step.subject == tables[step.table][-1]["network"]
+    return tables
+
+
 def test_training_on_gpu_measures_each_network_and_one_compiled(monkeypatch):
     with pytest.raises(DeviceError, match="PyTorch finds no GPU"):
-        training.measure_on_gpu(1.0)
+        tables_on_gpu()
     monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(training, "row", lambda entry, *_, compiled=False: {"network": entry, "compiled": compiled})
-    tables = training.measure_on_gpu(1.0)
+    tables = tables_on_gpu()
     assert tables["training"] == [{"network": entry, "compiled": False} for entry in training.ON_GPU]
     assert tables["training_compiled"] == [{"network": training.ON_GPU[0], "compiled": True}]
 
@@ -65,7 +73,7 @@ def test_training_on_a_small_gpu_keeps_the_networks_that_fit(monkeypatch):
 
     monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(training, "row", too_large)
-    rows = training.measure_on_gpu(1.0)["training"]
+    rows = tables_on_gpu()["training"]
     assert rows[1] == {"network": training.ON_GPU[1], "error": "CUDA out of memory."} and len(rows) == len(
         training.ON_GPU
     )
@@ -93,7 +101,7 @@ def test_recipe_of_any_network_is_single_stage_of_its_paper():
 
 
 def test_rendered_recipes_cover_every_image_and_flow_network():
-    paths = sorted((training.RECIPES / "rendered").glob("*.yaml"))
+    paths = sorted((short_trainings.RECIPES / "rendered").glob("*.yaml"))
     assert {path.stem for path in paths} == FAMILIES
     for path in paths:
         read = recipe.read(path)
@@ -106,13 +114,13 @@ def test_rendered_recipes_cover_every_image_and_flow_network():
 
 def test_rendered_prepares_once_and_trains_each_network(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(training, "_actrec", lambda *words: commands.append(words))
-    monkeypatch.setattr(training, "_row", lambda path, *rest: {**ROW, "network": path.stem})
+    monkeypatch.setattr(short_trainings, "_actrec", lambda *words: commands.append(words))
+    monkeypatch.setattr(short_trainings, "_row", lambda path, *rest: {**ROW, "network": path.stem})
     (tmp_path / "recipes").mkdir()
     for name in ("a", "b"):
         (tmp_path / f"recipes/{name}.yaml").write_text("model: p_i3d")
     paths = ["--recipes", str(tmp_path / "recipes"), "--out", str(tmp_path / "out")]
-    figures = training.rendered([*paths, "--option", "takes=1"])
+    figures = short_trainings.rendered([*paths, "--option", "takes=1"])
     assert [row["network"] for row in figures["networks"]] == ["a", "b"]
     assert figures["caveat"] == RenderedRgbd.caveat
     assert [words[:2] for words in commands] == [("prepare", "rendered")]
@@ -120,16 +128,16 @@ def test_rendered_prepares_once_and_trains_each_network(tmp_path, monkeypatch):
 
 
 def test_rendered_wrong_networks_raise_config_error_before_rendering(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_actrec", lambda *words: pytest.fail("ran"))
+    monkeypatch.setattr(short_trainings, "_actrec", lambda *words: pytest.fail("ran"))
     with pytest.raises(ConfigError, match="no recipe lstm in .*c3d_flow_at1"):
-        training.rendered(["--recipes", str(training.RECIPES / "rendered"), "--networks", "p_i3d,lstm"])
+        short_trainings.rendered(["--recipes", str(short_trainings.RECIPES / "rendered"), "--networks", "p_i3d,lstm"])
     with pytest.raises(ConfigError, match="there are: none"):
-        training.rendered(["--recipes", str(tmp_path)])
+        short_trainings.rendered(["--recipes", str(tmp_path)])
 
 
 def test_actrec_failed_command_raises_actrec_error():
     with pytest.raises(ActrecError, match="actrec prepare no_such_dataset failed"):
-        training._actrec("prepare", "no_such_dataset", "--quiet")
+        short_trainings._actrec("prepare", "no_such_dataset", "--quiet")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +153,7 @@ def test_scores_unknown_shown_actions_are_reported_separately(clips):
     session = inference.load(zoo.find("deepacts_graph_nucla").path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of the mean of nothing
-        none, bowling = (training.scores(session, clips, shown) for shown in ((), ["bowling"]))
+        none, bowling = (short_trainings.scores(session, clips, shown) for shown in ((), ["bowling"]))
     assert none["accuracy"] > 0.5 and none["test_clips"] == CLIPS
     assert "of these rejected" not in none and 0 <= bowling["of these rejected"] <= 1
     assert bowling["others shown as unknown"] == bowling["other_clips"] == CLIPS

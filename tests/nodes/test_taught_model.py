@@ -15,7 +15,7 @@ from actrec.types import Body
 from actrec.utils import config
 from actrec_models.finetune import fine_tuning
 from actrec_models.finetune.transfer import TeachConfig
-from benchmarks.training import write_bag, write_folder
+from benchmarks.short_trainings import write_bag, write_folder
 from tests.nodes.recognizer_graph import START_NS, Make
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]  # for a busy machine

@@ -28,7 +28,7 @@ from actrec_models.finetune.transfer import TeachConfig
 from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER
 from actrec_models.training import initial_weights, provenance
-from benchmarks import training as benchmark
+from benchmarks import short_trainings as benchmark
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine
 ACTIONS = ("clap", "sit to stand", "squat")
