@@ -28,7 +28,11 @@ def graph(model: Path, *ros_args: str) -> Iterator[tuple[RecognizerNode, list[st
     with ros() as context, Host(context) as host:
         node = RecognizerNode(context=context, parameter_overrides=overrides, cli_args=["--ros-args", *ros_args])
         logged: list[str] = []
-        node.warn = logged.append  # type: ignore[method-assign]
+
+        def warn(line: str) -> None:
+            logged.append(line)
+
+        node.warn = warn  # type: ignore[method-assign]
         host.add(node)
         assert host.start() is None
         yield node, logged
