@@ -195,7 +195,7 @@ def test_recognizer_warns_of_images_slower_than_the_models(make: Make, scene: Sc
     fast = WindowSpec(WINDOW.seconds / 2, WINDOW.frames)
     graph = make(model=str(write_any(tmp_path / "fast", [CROP], fast).path), watchdog_s=0.1)
     lines: list[str] = []
-    graph.node.warn = lines.append
+    graph.node.warn = lines.append  # type: ignore[method-assign,assignment]
     assert graph.start()
     feed = Feed(graph, scene)
     feed.until(lambda: any("images differ" in line for line in lines))
