@@ -37,7 +37,7 @@ def hook(event, arguments):
 
 sys.addaudithook(hook)
 """
-"""Code before the code to run: Python's own sockets, also where no compiler is for the libraries'."""
+"""Code before the code to run: Python's own sockets, also if no compiler is there for the libraries'."""
 
 
 def attempts(work: str, folder: Path, timeout_s: float = 300.0) -> list[str]:

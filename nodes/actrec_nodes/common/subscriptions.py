@@ -342,8 +342,8 @@ class _Sender:
 class Numbers:
     """Selects the messages of one publisher of a topic by their numbers, which DDS counts for each publisher.
 
-    The numbers of one publisher only grow. If they fall again and again there are two, whose messages are told apart if
-    their numbers are far from each other; if not, all are accepted, because lost messages could confuse them. Of two
+    The numbers of one publisher only grow. If they fall again and again, there are two. Their messages are distinguished
+    if their numbers are far from each other; if not, all are accepted, because lost messages could confuse them. Of two
     publishers that begin at once, color of one and depth of the other might be kept: topics share `kept`.
 
     Args:
