@@ -30,8 +30,8 @@ Examples:
 Figures: importance.png (joints without which the label becomes less probable, over time) if the network takes joints,
 but not of sub-sequences; attention of each part (P-I3D), informativeness (scene flow), attention between joints and
 activations (SEM-Net, SPA-Net), activations and attention over the crop (VPN), stamps and the score of each branch
-(DeepActsNet). By class also dynamicity and the features before the classifier. They need matplotlib and onnx; datasets
-need PyTorch too.
+(DeepActsNet). The paper of C3D-F and C3D-F + AT-1 has no figure of them. By class also dynamicity and the features
+before the classifier. They need matplotlib and onnx; datasets need PyTorch too.
 """
 
 TIMEOUT_S = 600.0  # for one frame, of a slow disk

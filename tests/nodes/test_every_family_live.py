@@ -35,12 +35,14 @@ WINDOW_S = 1.0
 """Shorter than the papers' windows, so that each window is full soon."""
 PATIENCE_S = 100.0
 SHOWN = {
+    "c3d_flow": [], "c3d_flow_at1": [], "joint_tcn": [],
     "c3d_flow_at2": ["joints"], "deepacts": ["branches"], "deepacts_cnn": ["branches"], "deepacts_graph": ["branches"],
     "deepacts_multi": ["branches"], "flow_skeleton": ["joints"], "p_i3d": ["parts"], "res_tcn_bjcn": ["joints"],
     "sem_net": ["pairs", "over_time"], "sem_spa": ["pairs", "over_time"], "spa_net_3p1d": ["over_time"],
     "spa_net_4d": ["over_time"], "vpn_i3d": ["over_time"], "vpn_resnext101": ["over_time"],
 }  # fmt: skip
-"""What `actrec explain` shows of a network, as the names of the evidence's fields."""
+"""Evidence that `actrec explain` draws of each network, by field; none of `joint_tcn`, which has no paper, and of C3D-F
+and C3D-F + AT-1, of which the paper has no figure."""
 CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240, "simulated.fps": 15.0,
           "simulated.realtime": False}  # fmt: skip
 
@@ -116,7 +118,9 @@ def test_model_family_is_exported(packages: Callable[[str], package.ModelPackage
     clip = example_clip(made.inputs, made.window.frames, made.bodies)
     (inputs,) = each_clip(clip, made.inputs, made.window, made.window.starts[-1:])
     shown = Reader(made, made.read_onnx("float32"), name).read(inputs, clip)
-    assert made.family == name and all(getattr(shown, kind) for kind in SHOWN.get(name, ())), "actrec explain has it"
+    kinds = {kind for kind in ("parts", "joints", "over_time", "pairs", "branches") if getattr(shown, kind)}
+    assert made.family == name and kinds >= set(SHOWN[name]), "actrec explain has it"
+    assert SHOWN[name] or not kinds
 
 
 @pytest.mark.slow

@@ -62,6 +62,8 @@ Readings, choices where the paper is silent or ambiguous:
 - **Stages.** The recipes of AT-2 and the fused model begin with `res_tcn_bjcn` (Section 4.2). The parts have the same
   names (`c3d.*`, `skeleton.*`) in all networks of the family, so trained ones initialize them (`--init`;
   `res_tcn_bjcn` with `frames=300 step=3`).
+- **Figures.** Fig. 3 alone shows a network at work: the informativeness that guides AT-2. Of C3D-F and of AT-1 the
+  paper has none (Fig. 1 and 2 are architectures), so `actrec explain` draws nothing for them.
 """
 
 import dataclasses
