@@ -11,8 +11,8 @@ import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source
 from actrec.datasets.fingerprints import content
-from actrec.simulation import actions, gestures, movements, performance, posture
-from actrec.simulation.gestures import MAKERS, perform
+from actrec.simulation import actions, gestures, movements, others, performance, posture
+from actrec.simulation.gestures import MAKERS, NO_CLASS, perform
 from actrec.utils import config
 from actrec.utils.config import setting
 
@@ -31,7 +31,7 @@ class ActedConfig:
 class Acted(Source):
     """Performances of the procedural actor, every one different and always the same; every second person tests."""
 
-    classes = tuple(name for name in MAKERS if name != "unknown")
+    classes = tuple(name for name in MAKERS if name not in NO_CLASS)
     splits: ClassVar = ("people",)
     caveat: ClassVar = "performed by a procedural actor, without the noise of a sensor"
     license: ClassVar = "the same as actrec"
@@ -48,8 +48,8 @@ class Acted(Source):
         ]
 
     def unknown_entries(self) -> list[Entry]:
-        """Return performances of waiting."""
-        return self._performances("unknown", -1, _UNKNOWN * self.config.clips)
+        """Return performances of waiting, and of actions that are in no class."""
+        return [e for name in NO_CLASS for e in self._performances(name, -1, _UNKNOWN * self.config.clips)]
 
     def _performances(self, name: str, label: int, count: int) -> list[Entry]:
         # A prepared store performs an item again if the code has changed.
@@ -58,7 +58,7 @@ class Acted(Source):
 
     def read(self, entry: Entry) -> Clip:
         """Perform an item."""
-        name = self.classes[entry.label] if entry.label >= 0 else "unknown"
+        name = self.classes[entry.label] if entry.label >= 0 else entry.name.split()[0]
         stamps_ns, joints = perform(name, (zlib.crc32(name.encode()), int(entry.meta["take"])), hz=_HZ)
         return Clip(entry.name, entry.label, stamps_ns, joints[None].astype(np.float32))
 
@@ -76,5 +76,5 @@ class Acted(Source):
 
 def _code() -> bytes:
     """Return the code that performs the items."""
-    modules = (gestures, movements, performance, posture, actions)
+    modules = (gestures, movements, others, performance, posture, actions)
     return b"".join(part for module in modules for part in content(Path(str(module.__file__))))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from actrec.simulation import movements
+from actrec.simulation import movements, others
 from actrec.simulation import posture as body
-from actrec.simulation.performance import BOTH, Draw, Motion, Place, Score
+from actrec.simulation.performance import BOTH, Draw, Motion, Place, Score, hold, trace
 from actrec.simulation.posture import CHANNEL, IdleMotion, Physique, pose, with_channels
 from actrec.utils.errors import ConfigError
 
@@ -52,19 +52,6 @@ def _wave(d: Draw) -> Motion:
         sizes = {"arm_x": out, "arm_y": -out * d.uniform(0.0, 0.4), "arm_z": out * d.uniform(-0.25, 0.25)}
         score.wave({f"{name}_{side}": v for name, v in sizes.items() for side in sides}, hz, begin)
     return score.to(d.uniform(0.25, 0.8), d.base).motion()
-
-
-def _hold(
-    place: Place, by: float | Sequence[float], both: float = 0.0, hold: tuple[float, float] = (0.3, 2.0), **more: float
-) -> Callable[[Draw], Motion]:
-    """Return a maker that brings one hand or, in a share of performances, both to a place, holds and lowers them."""
-
-    def make(d: Draw) -> Motion:
-        held = d.hands(d.base, d.near(*place, by=by), d.chance(both))
-        held = with_channels(held, **{name: held[CHANNEL[name]] + d.uniform(0, value) for name, value in more.items()})
-        return d.start().to(d.uniform(0.3, 1.0), held, d.uniform(*hold)).to(d.uniform(0.3, 1.0), d.base).motion()
-
-    return make
 
 
 def _clap(d: Draw) -> Motion:
@@ -177,29 +164,6 @@ def _press_button(d: Draw) -> Motion:
     return score.to(d.uniform(0.3, 0.7), d.base).motion()
 
 
-def _draw(
-    points: Callable[[Draw], Sequence[tuple[float, float]]], stroke: tuple[float, float]
-) -> Callable[[Draw], Motion]:
-    """Return a maker that draws a figure through points (to the right hand's side, up) of size 1 in the air."""
-
-    def make(d: Draw) -> Motion:
-        radius, turn = d.uniform(0.15, 0.65), d.uniform(-0.2, 0.2)
-        _, up, forward = d.near(0, 0.1, 0.68, by=(0, 0.25, 0.15))
-        middle = d.uniform(-0.3, 0.15)
-        score, seconds = d.start(), d.uniform(*stroke)
-        elbow = (d.uniform(0.3, 1.0), -1.0, -0.1)
-        vector = d.base
-        for number, (x, y) in enumerate(points(d)):
-            place = (middle + radius * (x - turn * y), up + radius * (y + turn * x), forward - 0.1 * radius * abs(x))
-            vector = d.arm(d.base, "right", place)
-            for axis, value in zip("xyz", elbow, strict=True):
-                vector[CHANNEL[f"elbow_{axis}_right"]] = value
-            score.to(d.uniform(0.4, 0.8) if number == 0 else seconds, vector)
-        return score.to(d.uniform(0.05, 0.3), vector).to(d.uniform(0.4, 0.8), d.base).motion()
-
-    return make
-
-
 def _circle(d: Draw) -> list[tuple[float, float]]:
     sense, first = (1 if d.chance(0.5) else -1), d.uniform(0, 2 * np.pi) if d.chance(0.3) else np.pi / 2
     angles = first + sense * np.linspace(0, 2 * np.pi * d.uniform(0.95, 2.1), 9)
@@ -270,7 +234,7 @@ def _idle(d: Draw) -> Motion:
 
 MAKERS: dict[str, tuple[Callable[[Draw], Motion], float]] = {
     "wave": (_wave, 0.1),
-    "raise hand": (_hold((0.15, 0.8, 0.25), (0.2, 0.15, 0.35), both=0.25), 0.1),
+    "raise hand": (hold((0.15, 0.8, 0.25), (0.2, 0.15, 0.35), both=0.25), 0.1),
     "clap": (_clap, 0.1),
     "bow": (movements.on_the_way(movements.bow, 0.15), 0.0),
     "drink": (_drink, 0.25),
@@ -284,24 +248,24 @@ MAKERS: dict[str, tuple[Callable[[Draw], Motion], float]] = {
     "shoot a basketball": (movements.shoot_basketball, 0.0),
     "kick": (movements.on_the_way(movements.kick, 0.25), 0.0),
     "punch": (_punch, 0.0),
-    "point": (_hold((0.05, 0.0, 0.93), (0.5, 0.25, 0.1), hold=(0.4, 2.5)), 0.1),
-    "stop": (_hold((0.0, 0.2, 0.68), (0.2, 0.2, 0.2), both=0.2, hold=(0.4, 2.5)), 0.1),
+    "point": (hold((0.05, 0.0, 0.93), (0.5, 0.25, 0.1), hold=(0.4, 2.5)), 0.1),
+    "stop": (hold((0.0, 0.2, 0.68), (0.2, 0.2, 0.2), both=0.2, hold=(0.4, 2.5)), 0.1),
     "come here": (_come_here, 0.1),
-    "call out": (_hold((-0.28, 0.25, 0.32), 0.07, both=0.9, hold=(0.8, 2.5), bend=0.2), 0.0),
+    "call out": (hold((-0.28, 0.25, 0.32), 0.07, both=0.9, hold=(0.8, 2.5), bend=0.2), 0.0),
     "swipe": (_swipe, 0.1),
     "push": (_push, 0.05),
     "press a button": (_press_button, 0.1),
     "carry": (movements.carry, 0.0),
     "drop trash": (movements.on_the_way(movements.drop_trash, 0.5), 0.0),
-    "draw a circle": (_draw(_circle, (0.07, 0.28)), 0.1),
-    "draw a triangle": (_draw(_triangle, (0.22, 0.8)), 0.1),
-    "draw x": (_draw(_cross, (0.2, 0.7)), 0.1),
-    "draw a tick": (_draw(_tick, (0.25, 0.6)), 0.1),
+    "draw a circle": (trace(_circle, (0.07, 0.28)), 0.1),
+    "draw a triangle": (trace(_triangle, (0.22, 0.8)), 0.1),
+    "draw x": (trace(_cross, (0.2, 0.7)), 0.1),
+    "draw a tick": (trace(_tick, (0.25, 0.6)), 0.1),
     "jump": (movements.jump, 0.0),
     "jumping jacks": (movements.jumping_jacks, 0.0),
     "lunge": (movements.lunge, 0.0),
     "squat": (movements.squat, 0.0),
-    "reach up": (_hold((0.0, 0.75, 0.5), (0.2, 0.1, 0.15), heel_left=0.5, heel_right=0.5, hold=(0.2, 1.0)), 0.0),
+    "reach up": (hold((0.0, 0.75, 0.5), (0.2, 0.1, 0.15), heel_left=0.5, heel_right=0.5, hold=(0.2, 1.0)), 0.0),
     "brush teeth": (_at_work(_MOUTH, 0.06, (2.5, 5.0), arm_x_right=0.06, arm_z_right=0.03), 0.0),
     "write on a board": (_at_work((-0.05, 0.3, 0.72), 0.2, (1.5, 3.5), arm_y_right=0.06, arm_x_right=0.05), 0.0),
     "chop": (_at_work((-0.12, -0.42, 0.55), 0.1, (1.5, 4.0), (-0.2, -0.45, 0.5), 0.3, arm_y_right=0.1), 0.0),
@@ -313,8 +277,12 @@ MAKERS: dict[str, tuple[Callable[[Draw], Motion], float]] = {
     "use a computer": (_at_work((-0.12, -0.42, 0.58), 0.08, (2, 5), (-0.1, -0.42, 0.58), 0.25, arm_y_right=0.015), 1.0),
     "sit and rest": (movements.sit_and_rest, 1.0),
     "unknown": (_idle, 0.1),
+    "other": (others.other, 0.1),
 }
-"""Class of `everyday` to its maker and the share of performances on a stool. Waiting is "unknown"."""
+"""Class of `everyday` to its maker and the share of performances on a stool."""
+
+NO_CLASS = ("unknown", "other")
+"""Names in `MAKERS` that are no classes: waiting, and other actions."""
 
 
 def perform(

@@ -251,3 +251,39 @@ def steps(
     add(0, lambda p: float(np.cos(p)), hz, twist=0.15 * swing)
     add(0, lambda p: float(np.cos(2 * p)), hz, drop=bounce)
     return waves
+
+
+def hold(
+    place: Place, by: float | Sequence[float], both: float = 0.0, hold: tuple[float, float] = (0.3, 2.0), **more: float
+) -> Callable[[Draw], Motion]:
+    """Return a maker that brings one hand or, in a share of performances, both to a place, holds and lowers them."""
+
+    def make(d: Draw) -> Motion:
+        held = d.hands(d.base, d.near(*place, by=by), d.chance(both))
+        held = with_channels(held, **{name: held[CHANNEL[name]] + d.uniform(0, value) for name, value in more.items()})
+        return d.start().to(d.uniform(0.3, 1.0), held, d.uniform(*hold)).to(d.uniform(0.3, 1.0), d.base).motion()
+
+    return make
+
+
+def trace(
+    points: Callable[[Draw], Sequence[tuple[float, float]]], stroke: tuple[float, float]
+) -> Callable[[Draw], Motion]:
+    """Return a maker that draws a figure through points (to the right hand's side, up) of size 1 in the air."""
+
+    def make(d: Draw) -> Motion:
+        radius, turn = d.uniform(0.15, 0.65), d.uniform(-0.2, 0.2)
+        _, up, forward = d.near(0, 0.1, 0.68, by=(0, 0.25, 0.15))
+        middle = d.uniform(-0.3, 0.15)
+        score, seconds = d.start(), d.uniform(*stroke)
+        elbow = (d.uniform(0.3, 1.0), -1.0, -0.1)
+        vector = d.base
+        for number, (x, y) in enumerate(points(d)):
+            place = (middle + radius * (x - turn * y), up + radius * (y + turn * x), forward - 0.1 * radius * abs(x))
+            vector = d.arm(d.base, "right", place)
+            for axis, value in zip("xyz", elbow, strict=True):
+                vector[CHANNEL[f"elbow_{axis}_right"]] = value
+            score.to(d.uniform(0.4, 0.8) if number == 0 else seconds, vector)
+        return score.to(d.uniform(0.05, 0.3), vector).to(d.uniform(0.4, 0.8), d.base).motion()
+
+    return make

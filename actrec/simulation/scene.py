@@ -15,7 +15,7 @@ from actrec.simulation import actions, posture, renderer
 from actrec.simulation.actions import ACTIONS, CYCLE, Action, Performance
 from actrec.simulation.actor import REFERENCE_STATURE, SIDES, ActorPose, body_frames, bone_lengths, hand_joints
 from actrec.simulation.appearance import DEFAULT_APPEARANCES, Appearance, Person, atlas, body_shapes, cast_member
-from actrec.simulation.gestures import MAKERS
+from actrec.simulation.gestures import MAKERS, NO_CLASS
 from actrec.simulation.performance import BOTH, Draw, shorten_arm
 from actrec.simulation.posture import Style, ease
 from actrec.simulation.renderer import Background, Placed, Renderer, Rendering, Room, furnished_room, render_room
@@ -53,7 +53,7 @@ MAX_ACTORS = max(_PLACES)
 _WALL_DISTANCE = 1.5  # from the farthest actor to the back wall, m
 _BLEND_S = 0.4  # from rest to the first posture of a gesture, and back
 
-ACTION_NAMES = tuple(sorted({name.replace("_", " ") for name in ACTIONS} | {*MAKERS} - {"unknown"}))
+ACTION_NAMES = tuple(sorted({name.replace("_", " ") for name in ACTIONS} | {*MAKERS} - {*NO_CLASS}))
 """Actions that actors can perform; blanks may be underscores."""
 
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from actrec.datasets.base import Clip
-from actrec.skeleton import layouts, windows
+from actrec.skeleton import windows
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25, Layout
 from actrec.types import NANOSECONDS
 from actrec.utils.config import setting
 from actrec.utils.geometry import rotation
+from actrec_models.data import transitions
 
 _X, _Y, _Z = 0, 1, 2
 _SIDES = ("left", "right", "clockwise")
@@ -90,6 +91,12 @@ class Augmentation:
     held_deg: float = setting(
         0.0, "turn of a hand about its palm, its way aside: how people hold it", unit="deg", range=(0.0, 90.0)
     )
+    waiting: float = setting(
+        0.0,
+        "share of the clips that follow upon another one in which the person waits and moves on, without a pause in "
+        "which nobody is seen",
+        range=(0.0, 1.0),
+    )
 
 
 class TimedBodies(NamedTuple):
@@ -112,10 +119,6 @@ class TimedBodies(NamedTuple):
         return np.stack([windows.resample(self.stamps_ns, body, self.sample_ns) for body in self.bodies])
 
 
-LONGEST_PAUSE_S = 0.45
-"""Of a window with two actions: live, `windows.MAX_GAP_S` without the person restarts the window."""
-
-
 def sample_window(
     clip: Clip,
     seconds: float,
@@ -134,8 +137,11 @@ def sample_window(
     speed = options.speed ** rng.uniform(-1, 1)
     ends = [0, -1]  # frames that are not dropped
     if before is not None and not stretched and rng.random() < options.before:
-        clip = follow(before, clip, rng, layout, speed)
-        ends += [len(before.stamps_ns) - 1, len(before.stamps_ns)]  # on both sides of the pause
+        if options.waiting and rng.random() < options.waiting:
+            clip = transitions.wait_and_follow(before, clip, rng, layout, speed)
+        else:
+            clip = transitions.follow(before, clip, rng, layout, speed)
+            ends += [len(before.stamps_ns) - 1, len(before.stamps_ns)]  # on both sides of the pause
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
     if stretched:  # within the same span, the speed increases or decreases
         span = max(float(stamps[-1]), 1.0)
@@ -156,6 +162,41 @@ def sample_window(
         wanted = windows.stretched_stamps(int(start), int(end), frames)
     else:
         wanted = windows.sample_stamps(int(end), seconds, frames)
+    return TimedBodies(stamps[keep].astype(np.int64), clip.bodies[:, keep], wanted)
+
+
+def sample_between(
+    clip: Clip,
+    seconds: float,
+    frames: int,
+    options: Augmentation,
+    rng: np.random.Generator,
+    before: Clip,
+    layout: str = "kinect_v2_25",
+) -> TimedBodies:
+    """Choose a window of no action: it ends a while after the action of `clip`, or when that has hardly begun.
+
+    A clip that is longer than the window may show what goes on, also in a pose that is held: none ends after it. Else
+    an action is over `transitions.OVER_S` after its end, and has hardly begun before `transitions.begun_s`.
+    """
+    speed = options.speed ** rng.uniform(-1, 1)
+    goes_on = clip.stamps_ns[-1] - clip.stamps_ns[0] > seconds * NANOSECONDS  # such as work that hardly moves
+    if not goes_on and rng.random() < 0.5:  # after it
+        if rng.random() < options.before:
+            clip = transitions.wait_and_follow(before, clip, rng, layout, speed)
+        clip = transitions.wait(clip, rng.uniform(*transitions.OVER_S), rng, speed)
+        end_ns = clip.stamps_ns[-1]
+    else:
+        first, length = clip.stamps_ns[0], clip.stamps_ns[-1] - clip.stamps_ns[0]
+        shown_s = rng.uniform(-transitions.EARLY_S, transitions.begun_s(float(length) * speed / NANOSECONDS))
+        shortest_s = transitions.OVER_S[0] - shown_s  # the action before is over
+        clip = transitions.wait_and_follow(before, clip, rng, layout, speed, shortest_s)
+        end_ns = first + round(shown_s * NANOSECONDS / speed)
+    stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
+    end = float(end_ns - clip.stamps_ns[0]) * speed
+    keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
+    keep[[0, int(np.searchsorted(stamps, end, side="right")) - 1, -1]] = True
+    wanted = windows.sample_stamps(int(end), seconds, frames)
     return TimedBodies(stamps[keep].astype(np.int64), clip.bodies[:, keep], wanted)
 
 
@@ -182,34 +223,6 @@ def vary_speed(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np
     paced = stamps_ns[-1] - np.round((stamps_ns[-1] - stamps_ns) * speed).astype(np.int64)
     early, room = clip.stamps_ns[0] - paced[0], clip.stamps_ns[-1] - paced[-1]
     return np.asarray(paced + max(min(early, room), 0))
-
-
-def follow(
-    before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25", speed: float = 1.0
-) -> Clip:
-    """Prepend `before` to `clip`, moved to the position of the person, as in a live window of a second action.
-
-    The pause between them is short enough when the clip's time is multiplied by `speed`.
-    """
-    pause = round(rng.uniform(0.2, LONGEST_PAUSE_S) / speed * NANOSECONDS)
-    root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
-    people, own = before.bodies[: len(clip.bodies)], clip.bodies
-    # People of the second clip only appear with it.
-    absent = np.full((len(own) - len(people), *people.shape[1:]), np.nan, np.float32)
-    people = np.concatenate([people, absent])
-    moved = people + _way(people[:, -1], own[:, 0], root)[:, None, None]
-    stamps = before.stamps_ns - before.stamps_ns[-1] + clip.stamps_ns[0] - pause
-    return Clip(
-        clip.name, clip.label, np.concatenate([stamps, clip.stamps_ns]), np.concatenate([moved, clip.bodies], axis=1)
-    )
-
-
-def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
-    """Return the shift [M, 3] from bodies `start` [M, V, 3] to `end`: of the roots, or the mean of common joints."""
-    ways = end - start
-    known = np.isfinite(ways).all(axis=-1, keepdims=True)
-    middle = np.where(known, ways, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
-    return np.asarray(np.where(known[:, root], ways[:, root], middle), np.float32)
 
 
 @dataclass(frozen=True)

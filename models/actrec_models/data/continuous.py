@@ -12,7 +12,7 @@ from actrec.skeleton.activity import active_span
 from actrec.skeleton.sequence import SkeletonSequence, from_joints, stamps_at
 from actrec.types import NANOSECONDS, UNKNOWN
 from actrec.utils import gravity
-from actrec_models.data.unknown_clips import smooth_noise
+from actrec_models.data.transitions import smooth_noise
 
 BLEND_S, REST_S = 0.7, 3.0
 """Time from one clip to the next in a joined recording, and of rest at its ends."""

@@ -53,6 +53,12 @@ class DataRecipe:
         "unknown_dataset; the network learns when none of the classes is shown",
         range=(0.0, 0.9),
     )
+    between: float = setting(
+        0.0,
+        "share of samples that end a while after an action or as one begins, which are background as well; for "
+        "networks of bodies alone",
+        range=(0.0, 0.9),
+    )
     seed: int = setting(1, "of all random numbers", range=(0, 2**31 - 1))
 
     def check(self) -> Augmentation:

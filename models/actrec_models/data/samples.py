@@ -189,6 +189,8 @@ class Samples(Dataset[Sample]):
             return {**self._recorded(clip, place, rng), "label": label}
         if rng.random() < self.recipe.outliers:
             return {**self._varied_inputs(self._no_class(self._in_axes(clip), rng), rng), "label": OUTLIER}
+        if self.bodies_alone and self.recipe.between and rng.random() < self.recipe.between:
+            return {**self._varied_inputs(self._between(clip, rng), rng), "label": len(self.clips.classes)}
         if self.bodies_alone:
             shown = clip if place is None else _until(self._in_axes(clip), place[0][-1])
             return {**self._varied_inputs(self._window(shown, rng), rng), "label": label}
@@ -266,6 +268,15 @@ class Samples(Dataset[Sample]):
         return data_augmentation.sample_window(
             self._in_axes(clip), seconds, frames, options, rng, before, self.clips.layout
         )
+
+    def _between(self, clip: Clip, rng: np.random.Generator) -> data_augmentation.TimedBodies:
+        """Return a window that ends after an action, or before the next one."""
+        assert self.augmentation is not None
+        before = self._in_axes(self.clips[int(rng.integers(len(self.clips)))])
+        return data_augmentation.sample_between(
+            self._in_axes(clip), self.window.seconds, self.window.frames, self.augmentation, rng, before,
+            self.clips.layout,
+        )  # fmt: skip
 
     def _in_axes(self, clip: Clip) -> Clip:
         """Return the bodies of a clip in the axes that the network takes."""
@@ -406,6 +417,12 @@ def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
     """Return the playback speed of varied stamps [frames] relative to the ones that evaluation takes."""
     span = float(recorded[-1] - recorded[0])
     return round(float(stamps[-1] - stamps[0]) / span, 6) if span > 0 else 1.0
+
+
+def check_between(specs: list[InputSpec], recipe: DataRecipe) -> None:
+    """Raise ConfigError if a network cannot learn from samples between actions."""
+    if recipe.between and not (recipe.background and set(features.streams(specs)) == {"bodies"}):
+        raise ConfigError("between is for networks of bodies alone, beside a background: set it to 0")
 
 
 def unused_augmentation(specs: list[InputSpec], recipe: DataRecipe, made: Collection[str] | None = None) -> str:

@@ -21,6 +21,7 @@ from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models.data import rendered_skeletons
 from actrec_models.data.data_recipe import DataRecipe
+from actrec_models.data.transitions import smooth_noise
 
 _MOST = 2000
 """Largest number of clips: the images of all 114,000 of NTU RGB+D 120 would take days."""
@@ -248,14 +249,6 @@ def _swing(
         pivot = body[:, chain[0]][:, None]
         rotation = rotations(amplitude * turns)
         body[:, list(chain)] = (body[:, list(chain)] - pivot) @ rotation.transpose(0, 2, 1) + pivot
-
-
-def smooth_noise(times: np.ndarray, rng: np.random.Generator, size: float, rate: float) -> np.ndarray:
-    """Return random motion [T, 3] of about `size`: three sinusoids an axis, of frequencies up to 2·`rate` Hz."""
-    frequency = rng.uniform(0.1, 2 * rate, (3, 3, 1))
-    phase = rng.uniform(0, 2 * np.pi, (3, 3, 1))
-    weight = rng.normal(0, size / np.sqrt(3), (3, 3, 1))
-    return (weight * np.sin(2 * np.pi * frequency * times + phase)).sum(axis=1).T
 
 
 def rotations(vectors: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Accuracy of a model on the datasets of `everyday`, above all on the ones that it was not trained on.
 
 Labels of a model are compared as classes of `everyday`: "pick up with one hand" of N-UCLA is a "pick up". A clip whose
-class no label of the model has is another action, which the model should reject. Copies of a clip count once, and not
-at all if the clip is in the part that trained the model or on which its thresholds were chosen.
+class no label of the model has, or none that a training clip showed, is another action, which the model should reject.
+Copies of a clip count once, and not at all if the clip is in the part that trained the model or on which its thresholds
+were chosen.
 """
 
 import dataclasses
@@ -191,6 +192,12 @@ def _distinct(source: Everyday, share: Share) -> tuple[list[Entry], list[Entry]]
     return known, unknown
 
 
+def learned_classes(package: ModelPackage) -> list[str]:
+    """Return a model's labels that its training clips showed, as classes of `everyday`."""
+    absent = package.provenance.figures.get(provenance.ABSENT, ())
+    return [class_of(package.provenance.dataset, label) for label in package.labels if label not in absent]
+
+
 def _own_names(source: Source, share: Share) -> dict[str, str]:
     """Return the set's own label of each clip, by its name in `everyday`, for models that know other actions."""
     assert isinstance(source, Everyday)
@@ -199,7 +206,7 @@ def _own_names(source: Source, share: Share) -> dict[str, str]:
 
 
 def known_truth(clips: SourceDataset, truth: np.ndarray, share: Share, published: Sequence[str]) -> np.ndarray:
-    """Return `truth` of `shared_clips` for a model that publishes these labels: also of actions outside `everyday`."""
+    """Return `truth` of `shared_clips` for a model of these classes: also of actions outside `everyday`."""
     own = _own_names(clips.source, share)
     named = [own.get(name, "") for name in clips.names]
     return np.array([n if t == UNKNOWN and n in published else t for n, t in zip(named, truth, strict=True)])
@@ -213,10 +220,11 @@ def _measure(
         return {}
     probabilities = session.softmax(scoring.score(session, clips, "live", progress=progress).logits)
     published = [class_of(session.package.provenance.dataset, label) for label in session.package.labels]
-    truth = known_truth(clips, truth, share, published)
+    learned = learned_classes(session.package)
+    truth = known_truth(clips, truth, share, learned)
     found = np.array(published)[probabilities.argmax(axis=1)]
     is_accepted = ~session.is_rejected(probabilities)
-    is_known, is_right = np.isin(truth, published), found == truth
+    is_known, is_right = np.isin(truth, learned), found == truth
     played = play_all(session, recordings(data_root, share, options), progress).figures()
 
     def part(which: np.ndarray) -> float | None:
@@ -274,7 +282,7 @@ def recordings(
 
 def play_all(session: Session, recordings: Sequence[ActionStream], progress: bool = False) -> StreamScore:
     """Return the sum of the scores of recordings, with labels compared as classes of `everyday`."""
-    dataset, total = session.package.provenance.dataset, StreamScore()
+    dataset, known, total = session.package.provenance.dataset, learned_classes(session.package), StreamScore()
     classes = {label: class_of(dataset, label) for label in session.package.labels}
     for recording in tqdm(recordings, "recordings", disable=not progress):
         events, labels = streams.play(session, recording.sequence)
@@ -283,7 +291,7 @@ def play_all(session: Session, recordings: Sequence[ActionStream], progress: boo
                 recording,
                 [dataclasses.replace(event, label=classes[event.label]) for event in events],
                 [dataclasses.replace(label, label=classes.get(label.label, label.label)) for label in labels],
-                set(classes.values()),
+                known,
             )
         )
     return total

@@ -13,7 +13,7 @@ from actrec.inference.package import EventThresholds, ModelPackage
 from actrec.inference.session import Session
 from actrec.recognition import EventConfig
 from actrec.recognition.events import EventDetector, Rest
-from actrec.types import NANOSECONDS
+from actrec.types import NANOSECONDS, UNKNOWN
 from actrec.utils.errors import ConfigError
 from actrec_models.data import unknown_clips
 from actrec_models.data.continuous import ActionStream, person_streams
@@ -77,10 +77,17 @@ def left_out(sessions: Sequence[Session], base: ModelPackage, data_root: str) ->
         session.package = dataclasses.replace(session.package, rejection=base.rejection)
         for share in elsewhere.left_out(session.package, data_root, base):
             recordings = elsewhere.recordings(data_root, share, {}, people=0, minutes=LEFT_OUT_MINUTES)
-            played += play(session, recordings)
+            learned = elsewhere.learned_classes(session.package)
+            played += play(session, [_as_known(each, learned) for each in recordings])
             names.append(share.name)
     epochs = elsewhere.other_epochs([session.package for session in sessions], base)
     return Material(played, f"people of {', '.join(names)}, each left out of training{epochs}")
+
+
+def _as_known(stream: ActionStream, classes: Sequence[str]) -> ActionStream:
+    """Return a recording whose actions in no one of these classes are unknown ones."""
+    actions = (each if each.label in classes else dataclasses.replace(each, label=UNKNOWN) for each in stream.actions)
+    return dataclasses.replace(stream, actions=tuple(actions))
 
 
 def training_streams(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> list[ActionStream]:

@@ -246,11 +246,11 @@ def calibrate_left_out(
     """
     parts, names = [], []
     for session in sessions:
-        labels = session.package.labels
+        labels, learned = session.package.labels, elsewhere.learned_classes(session.package)
         for share in elsewhere.left_out(session.package, data_root, base):
             clips, truth = elsewhere.shared_clips(data_root, share, {})
             logits = np.asarray(evaluation.score(session, clips, "live").logits)
-            parts.append((logits, np.array([labels.index(name) if name in labels else -1 for name in truth])))
+            parts.append((logits, np.array([labels.index(name) if name in learned else -1 for name in truth])))
             names.append(share.name)
     most, rng = max(len(classes) for _, classes in parts), np.random.default_rng(0)
     drawn = [np.resize(rng.permutation(len(classes)), most) for _, classes in parts]

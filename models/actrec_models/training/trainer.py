@@ -26,7 +26,7 @@ from actrec_models.data import rendered_skeletons, unknown_clips
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.batches import BatchFeatures, BatchSamples, collate, has_voxels, uncovered
 from actrec_models.data.samplers import EpochBatchSampler, rank_batches
-from actrec_models.data.samples import Samples, check_streams, unused_augmentation, warn_missing_streams
+from actrec_models.data.samples import Samples, check_between, check_streams, unused_augmentation, warn_missing_streams
 from actrec_models.networks import create
 from actrec_models.training import checkpoints, initial_weights, provenance
 from actrec_models.training.callbacks import (
@@ -231,6 +231,7 @@ class TrainingRun:
         for field in ("outliers", "background"):
             if getattr(recipe, field) and not (module.plain or module.network.handles_outliers):
                 raise ConfigError(f"{recipe.model} has a loss of its own without {field}: set {field} to 0")
+        check_between(module.network.input_specs, recipe)
         if recipe.outliers and not any(recipe.for_stage(stage).augment for stage in recipe.plan()):
             raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
         return module

@@ -5,7 +5,7 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.everyday import vocabulary
-from actrec.simulation import actions, gestures, movements, performance, posture
+from actrec.simulation import actions, gestures, movements, others, performance, posture
 from actrec.simulation.gestures import MAKERS, perform
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
@@ -90,3 +90,26 @@ def test_acted_performs_classes_of_everyday_for_training_alone(tmp_path):
             assert source.fingerprint(entries) != before
             patch.undo()
     assert {source.part(entry, "people") for entry in entries} == {"train", "test"}
+
+
+@pytest.mark.parametrize("kind", range(len(others.KINDS)))
+def test_other_actions_begin_and_end_at_rest(kind):
+    """Each in many ways, with hands within reach; none is one of the classes."""
+    made = others.KINDS[kind][1]
+    for seed in range(4):
+        draw = performance.Draw(np.random.default_rng([kind, seed]))
+        motion = made(draw)
+        assert 0.6 < motion.times[-1] < 20
+        first, last = motion.postures(np.array([0.0, motion.times[-1]]))
+        np.testing.assert_allclose(first, last, atol=1e-6)
+        moved = motion.postures(np.linspace(0, motion.times[-1], 30))
+        assert np.isfinite(moved).all() and np.ptp(moved, axis=0).max() > 0.1
+
+
+def test_acted_background_is_waiting_and_other_actions():
+    source = datasets.source("acted", "", clips=2)
+    assert not {"unknown", "other"} & set(source.classes)
+    entries = source.unknown_entries()
+    assert {entry.name.split()[0] for entry in entries} == {"unknown", "other"} and {e.label for e in entries} == {-1}
+    clips = [source.read(entry).bodies for entry in entries if entry.name.startswith("other")]
+    assert len({clip.shape[1] for clip in clips}) > 2 and all(np.isfinite(clip).all() for clip in clips)

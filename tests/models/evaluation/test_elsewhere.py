@@ -120,6 +120,26 @@ def test_measure_set_without_a_clip_that_tests_is_omitted(data_root, monkeypatch
     assert figures["sets"] == [] and "no clips of the parts that test" in elsewhere.text([figures])
 
 
+def test_measure_classes_that_no_training_clip_showed_are_other_actions(data_root, monkeypatch):
+    """As of a network that was trained without the only set that has them."""
+    clips = elsewhere.shared_clips
+
+    def some(root, share, options):
+        found, truth = clips(root, share, options)
+        chosen = [place for name in ("pick up", "throw") for place in np.flatnonzero(truth == name)[:3]]
+        return found.subset(chosen), truth[chosen]
+
+    monkeypatch.setattr(elsewhere, "shared_clips", some)
+    monkeypatch.setattr(elsewhere, "recordings", lambda *arguments: [])
+    model: Any = open_model("deepacts_graph_nucla")
+    row = elsewhere.measure(model, str(data_root), {"sets": ["utd_mhad"]})["sets"][0]
+    assert (row["clips"], row["other_clips"], set(row["classes"])) == (6, 0, {"pick up", "throw"})
+    of = dataclasses.replace(model.package.provenance, figures={provenance.ABSENT: ["throw"]})
+    monkeypatch.setattr(model.session, "package", dataclasses.replace(model.package, provenance=of))
+    row = elsewhere.measure(model, str(data_root), {"sets": ["utd_mhad"]})["sets"][0]
+    assert (row["clips"], row["other_clips"], set(row["classes"])) == (3, 3, {"pick up"})
+
+
 def test_section_names_test_parts_of_the_same_people_and_the_share_found():
     rows = [
         {"set": name, "trained": True, "split": split, "clips": 10, "top1": 0.9, "right": 0.8, "unknown": 0.1,

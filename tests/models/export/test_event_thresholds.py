@@ -97,6 +97,13 @@ def test_training_streams_of_everyday_hold_people_of_the_training_part(data_root
     assert {stream.sequence.name for stream in made} == {f"kard_kard_{person}" for person in range(2, 11)}
 
 
+def marked(label: str) -> ActionStream:
+    """Return a short recording with one action."""
+    stamps, bodies = np.arange(3) * NANOSECONDS, np.stack([person_at(0.0, 2.0)] * 3)[None].astype(np.float32)
+    sequence = SkeletonSequence("r", stamps, bodies, np.ones_like(bodies[..., 0]), bodies[..., :2], ("body_1",))
+    return ActionStream(sequence, (LabeledClip("r", label, 0.5, 1.5),))
+
+
 def test_left_out_plays_the_training_people_of_the_set_that_did_not_train(
     session: Session, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +120,12 @@ def test_left_out_plays_the_training_people_of_the_set_that_did_not_train(
     assert [stream.sequence.name for stream, _ in material.played] == [
         f"hdm05_hdm05_{name}" for name in ("bd", "bk", "dg")
     ]
+    absent = dataclasses.replace(other, figures={"absent_classes": ["left"]})
+    for of, expected in ((other, {"left", "unknown"}), (absent, {"unknown"})):
+        session.package = dataclasses.replace(base, provenance=of)
+        monkeypatch.setattr(event_thresholds.elsewhere, "recordings", lambda *a, **b: [marked("left"), marked("walk")])
+        found = event_thresholds.left_out([session], base, str(data_root))
+        assert {action.label for stream, _ in found.played for action in stream.actions} == expected
     session.package = dataclasses.replace(base, provenance=dataclasses.replace(other, split="own"))
     with pytest.raises(ConfigError, match="tiny was trained on every set"):
         event_thresholds.left_out([session], base, str(data_root))
