@@ -342,9 +342,10 @@ class _Sender:
 class Numbers:
     """Selects the messages of one publisher of a topic by their numbers, which DDS counts for each publisher.
 
-    The numbers of one publisher only grow. If they fall again and again, there are two. Their messages are distinguished
-    if their numbers are far from each other; if not, all are accepted, because lost messages could confuse them. Of two
-    publishers that begin at once, color of one and depth of the other might be kept: topics share `kept`.
+    The numbers of one publisher only grow. If they fall again and again, there are two. Their messages are
+    distinguished if their numbers are far from each other; if not, all are accepted, because lost messages could
+    confuse them. Of two publishers that begin at once, color of one and depth of the other might be kept: topics share
+    `kept`.
 
     Args:
         kept: Shared by the topics.

@@ -78,7 +78,7 @@ def test_acted_performs_classes_of_everyday_for_training_alone(tmp_path):
     source = datasets.source("acted", "", clips=2)
     assert set(source.classes) <= set(vocabulary().classes)
     entries, unknown = source.entries(), source.unknown_entries()
-    assert len(entries) == 2 * len(source.classes) and len(unknown) == 8
+    assert len(entries) == 2 * len(source.classes) and len(unknown) == 16
     clip = source.read(entries[2])
     assert clip.label == 1 and clip.bodies.dtype == np.float32 and clip.bodies.shape[2:] == (25, 3)
     assert np.array_equal(source.read(entries[2]).bodies, clip.bodies)
