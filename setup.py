@@ -46,6 +46,7 @@ PACKAGES = [
     "actrec.scene_flow",
     "actrec.scene_flow.primal_dual",
     "actrec.simulation",
+    "actrec.simulation.performances",
     "actrec.skeleton",
     "actrec.utils",
     "actrec.visualization",

@@ -1,4 +1,4 @@
-"""Everyday actions as the procedural actor performs them (`actrec.simulation.gestures`), without files."""
+"""Everyday actions as the procedural actor performs them (`actrec.simulation.performances.gestures`), without files."""
 
 import hashlib
 import zlib
@@ -11,8 +11,9 @@ import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source
 from actrec.datasets.fingerprints import content
-from actrec.simulation import actions, gestures, movements, others, performance, posture
-from actrec.simulation.gestures import MAKERS, NO_CLASS, perform
+from actrec.simulation import actions, posture
+from actrec.simulation.performances import gestures, movements, others, performance
+from actrec.simulation.performances.gestures import MAKERS, NO_CLASS, perform
 from actrec.utils import config
 from actrec.utils.config import setting
 

@@ -15,8 +15,8 @@ from actrec.simulation import actions, posture, renderer
 from actrec.simulation.actions import ACTIONS, CYCLE, Action, Performance
 from actrec.simulation.actor import REFERENCE_STATURE, SIDES, ActorPose, body_frames, bone_lengths, hand_joints
 from actrec.simulation.appearance import DEFAULT_APPEARANCES, Appearance, Person, atlas, body_shapes, cast_member
-from actrec.simulation.gestures import MAKERS, NO_CLASS
-from actrec.simulation.performance import BOTH, Draw, shorten_arm
+from actrec.simulation.performances.gestures import MAKERS, NO_CLASS
+from actrec.simulation.performances.performance import BOTH, Draw, shorten_arm
 from actrec.simulation.posture import Style, ease
 from actrec.simulation.renderer import Background, Placed, Renderer, Rendering, Room, furnished_room, render_room
 from actrec.simulation.script import Script, estimate_ground, recording_label, scripts_from_recording

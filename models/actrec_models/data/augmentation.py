@@ -17,7 +17,7 @@ from actrec.skeleton.layouts import HAND_22, KINECT_V2_25, Layout
 from actrec.types import NANOSECONDS
 from actrec.utils.config import setting
 from actrec.utils.geometry import rotation
-from actrec_models.data import transitions
+from actrec_models.data import continuous
 
 _X, _Y, _Z = 0, 1, 2
 _SIDES = ("left", "right", "clockwise")
@@ -138,9 +138,9 @@ def sample_window(
     ends = [0, -1]  # frames that are not dropped
     if before is not None and not stretched and rng.random() < options.before:
         if options.waiting and rng.random() < options.waiting:
-            clip = transitions.wait_and_follow(before, clip, rng, layout, speed)
+            clip = continuous.wait_and_follow(before, clip, rng, layout, speed)
         else:
-            clip = transitions.follow(before, clip, rng, layout, speed)
+            clip = continuous.follow(before, clip, rng, layout, speed)
             ends += [len(before.stamps_ns) - 1, len(before.stamps_ns)]  # on both sides of the pause
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
     if stretched:  # within the same span, the speed increases or decreases
@@ -177,20 +177,20 @@ def sample_between(
     """Choose a window of no action: it ends a while after the action of `clip`, or when that has hardly begun.
 
     A clip that is longer than the window may show what goes on, also in a pose that is held: none ends after it. Else
-    an action is over `transitions.OVER_S` after its end, and has hardly begun before `transitions.begun_s`.
+    an action is over `continuous.OVER_S` after its end, and has hardly begun before `continuous.begun_s`.
     """
     speed = options.speed ** rng.uniform(-1, 1)
     goes_on = clip.stamps_ns[-1] - clip.stamps_ns[0] > seconds * NANOSECONDS  # such as work that hardly moves
     if not goes_on and rng.random() < 0.5:  # after it
         if rng.random() < options.before:
-            clip = transitions.wait_and_follow(before, clip, rng, layout, speed)
-        clip = transitions.wait(clip, rng.uniform(*transitions.OVER_S), rng, speed)
+            clip = continuous.wait_and_follow(before, clip, rng, layout, speed)
+        clip = continuous.wait(clip, rng.uniform(*continuous.OVER_S), rng, speed)
         end_ns = clip.stamps_ns[-1]
     else:
         first, length = clip.stamps_ns[0], clip.stamps_ns[-1] - clip.stamps_ns[0]
-        shown_s = rng.uniform(-transitions.EARLY_S, transitions.begun_s(float(length) * speed / NANOSECONDS))
-        shortest_s = transitions.OVER_S[0] - shown_s  # the action before is over
-        clip = transitions.wait_and_follow(before, clip, rng, layout, speed, shortest_s)
+        shown_s = rng.uniform(-continuous.EARLY_S, continuous.begun_s(float(length) * speed / NANOSECONDS))
+        shortest_s = continuous.OVER_S[0] - shown_s  # the action before is over
+        clip = continuous.wait_and_follow(before, clip, rng, layout, speed, shortest_s)
         end_ns = first + round(shown_s * NANOSECONDS / speed)
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
     end = float(end_ns - clip.stamps_ns[0]) * speed

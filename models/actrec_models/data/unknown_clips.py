@@ -20,8 +20,8 @@ from actrec.recordings.labels import normalize_name
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models.data import rendered_skeletons
+from actrec_models.data.continuous import smooth_noise
 from actrec_models.data.data_recipe import DataRecipe
-from actrec_models.data.transitions import smooth_noise
 
 _MOST = 2000
 """Largest number of clips: the images of all 114,000 of NTU RGB+D 120 would take days."""

@@ -5,8 +5,9 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.everyday import vocabulary
-from actrec.simulation import actions, gestures, movements, others, performance, posture
-from actrec.simulation.gestures import MAKERS, perform
+from actrec.simulation import actions, posture
+from actrec.simulation.performances import gestures, movements, others, performance
+from actrec.simulation.performances.gestures import MAKERS, perform
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
 

@@ -19,7 +19,7 @@ from actrec.features.specs import BodyView, InputSpec, WindowSpec
 from actrec.types import KEYS, NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.data import augmentation, transitions
+from actrec_models.data import augmentation, continuous
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samples import Samples, check_streams, describe_missing, unused_augmentation
 from actrec_models.training.recipe import Recipe
@@ -114,7 +114,7 @@ def test_clips_are_trained_as_they_are_scored(caplog):
 def test_follow_person_with_hidden_hips_joined():
     first, second = people(1), people(1)
     without_hips = replace(second, bodies=np.where(np.arange(25)[:, None] < 2, np.float32(np.nan), second.bodies + 1))
-    joined = transitions.follow(first, without_hips, np.random.default_rng(1)).bodies[0]
+    joined = continuous.follow(first, without_hips, np.random.default_rng(1)).bodies[0]
     last, first_next = (joined[t, 2:].mean(axis=0) for t in (19, 20))
     np.testing.assert_allclose(last, first_next, atol=1e-5, err_msg="the next action starts at the last position")
     offset = joined[0] - first.bodies[0, 0]

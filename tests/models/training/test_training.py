@@ -16,7 +16,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models import evaluation
-from actrec_models.data import augmentation, rendered_skeletons, transitions, unknown_clips
+from actrec_models.data import augmentation, continuous, rendered_skeletons, unknown_clips
 from actrec_models.data.samples import Samples
 from actrec_models.finetune import transfer
 from actrec_models.training import module as training_module
@@ -108,7 +108,7 @@ def test_mirror_twice_gives_original(nucla):
 
 def test_follow_joins_clips_without_jump(nucla):
     first, clip = nucla["train"][0], nucla["train"][40]
-    joined = transitions.follow(first, clip, np.random.default_rng(1))
+    joined = continuous.follow(first, clip, np.random.default_rng(1))
     assert len(joined.stamps_ns) == joined.bodies.shape[1] == len(first.stamps_ns) + len(clip.stamps_ns)
     assert (np.diff(joined.stamps_ns) > 0).all()
     boundary = len(first.stamps_ns)
@@ -120,11 +120,11 @@ def test_follow_joins_clips_without_jump(nucla):
 def test_follow_different_body_counts_are_joined(nucla):
     first, second = nucla["train"][0], nucla["train"][40]
     two_bodies = dataclasses.replace(second, bodies=np.concatenate([second.bodies, second.bodies + np.float32(0.5)]))
-    after_two = transitions.follow(two_bodies, first, np.random.default_rng(1))
-    np.testing.assert_array_equal(after_two.bodies, transitions.follow(second, first, np.random.default_rng(1)).bodies)
-    after_one = transitions.follow(first, two_bodies, np.random.default_rng(1)).bodies
+    after_two = continuous.follow(two_bodies, first, np.random.default_rng(1))
+    np.testing.assert_array_equal(after_two.bodies, continuous.follow(second, first, np.random.default_rng(1)).bodies)
+    after_one = continuous.follow(first, two_bodies, np.random.default_rng(1)).bodies
     frames = len(first.stamps_ns)
-    np.testing.assert_array_equal(after_one[0], transitions.follow(first, second, np.random.default_rng(1)).bodies[0])
+    np.testing.assert_array_equal(after_one[0], continuous.follow(first, second, np.random.default_rng(1)).bodies[0])
     assert np.isnan(after_one[1, :frames]).all() and not np.isnan(after_one[1, frames:]).any()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from actrec.simulation import movements, others
 from actrec.simulation import posture as body
-from actrec.simulation.performance import BOTH, Draw, Motion, Place, Score, hold, trace
+from actrec.simulation.performances import movements, others
+from actrec.simulation.performances.performance import BOTH, Draw, Motion, Place, Score, hold, trace
 from actrec.simulation.posture import CHANNEL, IdleMotion, Physique, pose, with_channels
 from actrec.utils.errors import ConfigError
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from actrec.simulation import actions
-from actrec.simulation.performance import BOTH, Draw, Motion, Score, shorten_arm, steps
+from actrec.simulation.performances.performance import BOTH, Draw, Motion, Score, shorten_arm, steps
 from actrec.simulation.posture import CHANNEL, with_channels
 
 

@@ -8,7 +8,7 @@ from actrec.features.specs import InputSpec, WindowSpec
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data import transitions
+from actrec_models.data import continuous
 from actrec_models.data.augmentation import Augmentation, sample_between, sample_window
 from actrec_models.data.samples import Samples, check_between
 from actrec_models.training.recipe import Recipe
@@ -34,18 +34,18 @@ def marks(bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(5))
 def test_wait_and_follow_moves_from_the_last_pose_to_the_first(seed: int, speed: float) -> None:
     first, second = clip(FIRST), clip(SECOND, label=1)
-    joined = transitions.wait_and_follow(first, second, np.random.default_rng(seed), speed=speed, shortest_s=1.5)
+    joined = continuous.wait_and_follow(first, second, np.random.default_rng(seed), speed=speed, shortest_s=1.5)
     frames = len(first.stamps_ns), len(second.stamps_ns)
     np.testing.assert_array_equal(joined.bodies[:, -frames[1] :], second.bodies)
     assert joined.label == 1 and (np.diff(joined.stamps_ns) > 0).all()
     assert np.abs(np.diff(marks(joined.bodies)[0])).max() < 0.2, "no jump"
     between_s = (joined.stamps_ns[-frames[1]] - joined.stamps_ns[frames[0] - 1]) / NANOSECONDS * speed
-    assert 1.45 < between_s < 1.5 + transitions.WAIT_S[1] + transitions.MOVE_S[1]
+    assert 1.45 < between_s < 1.5 + continuous.WAIT_S[1] + continuous.MOVE_S[1]
     assert len(joined.stamps_ns) - sum(frames) == pytest.approx(30 * between_s, abs=3)
 
 
 def test_wait_holds_the_last_pose_with_a_little_sway() -> None:
-    joined = transitions.wait(clip(FIRST), 2.0, np.random.default_rng(1), speed=0.5)
+    joined = continuous.wait(clip(FIRST), 2.0, np.random.default_rng(1), speed=0.5)
     assert (joined.stamps_ns[-1] - 2 * NANOSECONDS) / NANOSECONDS == pytest.approx(4.0, abs=0.1)
     waited = joined.bodies[0, 41:]
     assert 0.001 < np.abs(waited - waited[0]).max() < 0.06

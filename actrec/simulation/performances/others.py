@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from actrec.simulation.performance import BOTH, Draw, Motion, Place, hold, trace
+from actrec.simulation.performances.performance import BOTH, Draw, Motion, Place, hold, trace
 from actrec.simulation.posture import with_channels
 
 Points = list[tuple[float, float]]

@@ -1,0 +1,1 @@
+"""Random performances of everyday and other actions by the procedural actor."""
