@@ -61,6 +61,7 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
         words = ["--estimate", "flow", *HEIGHT, "--set", f"flow.method={method}", "--root", str(other)]
         assert main([*prepare, *words, "--out", str(tmp_path / f"other_{method}")]) == 0
     evaluate = ["eval", str(tmp_path / "model"), "--quiet", "--root"]
+    caplog.clear()  # of the device that prepared
     assert main([*evaluate, str(tmp_path / "other_pd_flow"), "--strict-inputs"]) == 0
     assert "scene flow" not in caplog.text
     assert main([*evaluate, str(tmp_path / "other_dis")]) == 0
@@ -72,7 +73,8 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
     # The recording is played with the package's own method and height; only its rate may be another.
     label = ["label", str(mine / "walk/0"), "--model", str(tmp_path / "model"), "--json"]
     assert main([*label, "--set", "strict_inputs=true"]) == 0
-    assert "scene flow" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "scene flow by pd_flow on" in said and "scene flow has" not in said
     assert main([*label, "--every", "2"]) == 0
     assert "scene flow has rate 5, trained with 10; use recordings of 10 Hz" in capsys.readouterr().err
     assert main([*label, "--every", "2", "--set", "strict_inputs=true"]) == 1
