@@ -93,8 +93,8 @@ class Augmentation:
     )
     waiting: float = setting(
         0.0,
-        "share of the clips that follow upon another one in which the person waits and moves on, without a pause in "
-        "which nobody is seen",
+        "share of the clips that follow upon another one after waiting and a movement to the first pose, instead of a "
+        "pause without frames",
         range=(0.0, 1.0),
     )
 
@@ -176,7 +176,7 @@ def sample_between(
 ) -> TimedBodies:
     """Choose a window of no action: it ends a while after the action of `clip`, or when that has hardly begun.
 
-    A clip that is longer than the window may show what goes on, also in a pose that is held: none ends after it. Else
+    A clip longer than the window may show work that goes on in a pose that is held: no window ends after it. Else
     an action is over `continuous.OVER_S` after its end, and has hardly begun before `continuous.begun_s`.
     """
     speed = options.speed ** rng.uniform(-1, 1)

@@ -250,7 +250,7 @@ def _waiting(pose: np.ndarray, seconds: float, rng: np.random.Generator) -> np.n
 
 
 def _moved(before: Clip, clip: Clip, layout: str) -> np.ndarray:
-    """Return the bodies of `before`, as many as in `clip`, such that they end where those of `clip` begin."""
+    """Return the bodies of `before`, as many as in `clip`, moved so that they end where the bodies of `clip` begin."""
     root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
     people, own = before.bodies[: len(clip.bodies)], clip.bodies
     # People of the second clip only appear with it.

@@ -81,7 +81,7 @@ def test_sample_between_shows_no_action_that_has_just_ended_or_has_begun() -> No
     assert kinds == {"after", "before", "begun"}
 
 
-def test_sample_between_takes_no_held_pose_of_what_goes_on() -> None:
+def test_sample_between_takes_no_held_pose_after_a_long_clip() -> None:
     """Someone who works at a table hardly moves: the pose after a clip of it is the same as in it."""
     options = Augmentation(before=0.0, waiting=1.0, speed=1.0)
     for seed in range(60):
