@@ -95,7 +95,7 @@ def test_acted_performs_classes_of_everyday_for_training_alone(tmp_path):
 
 @pytest.mark.parametrize("kind", range(len(others.KINDS)))
 def test_other_actions_begin_and_end_at_rest(kind):
-    """Each in many ways, with hands within reach; none is one of the classes."""
+    """Each in several ways, with movement in between."""
     made = others.KINDS[kind][1]
     for seed in range(4):
         draw = performance.Draw(np.random.default_rng([kind, seed]))
