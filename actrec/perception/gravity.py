@@ -24,6 +24,9 @@ from actrec.utils.errors import InputError
 
 _INDEX = KINECT_V2_25.index
 _LEGS = np.array([[_INDEX[f"{joint}_{side}"] for joint in ("hip", "knee", "ankle")] for side in ("left", "right")])
+_ARMS = np.array(
+    [[_INDEX[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist")] for side in ("left", "right")]
+)
 _BASE, _SHOULDERS, _HEAD = _INDEX["spine_base"], _INDEX["spine_shoulder"], _INDEX["head"]
 
 MIN_SCORE = 0.3
@@ -58,8 +61,9 @@ class GravityEstimator:
     """Direction of gravity: from the setting `mount`, the frame, or the people and the floor in view.
 
     There is an estimate once people were observed for `gravity_window_s`. People alone, without a floor, turn the
-    camera by 45° to 135° only if they walk: a person who lies down does not. If the camera is moved later, the
-    estimate follows within two more windows. `options` are fields of `GravityConfig`.
+    camera by 45° to 135° only if they walk, or if they would lie on one side, from the start, with nothing beneath
+    them (`free_arms`): a person who lies down does neither. If the camera is moved later, the estimate follows within
+    two more windows. `options` are fields of `GravityConfig`.
 
     Args:
         mount_option: How the user sets the mounting, for warnings.
@@ -82,6 +86,7 @@ class GravityEstimator:
         self._samples: deque[_Sample] = deque()
         self._newest: tuple[RgbdFrame, list[Body]] | None = None
         self._contradicted = False  # in one window so far
+        self._stood = False  # someone stood upright in the image: who lies later fell or lay down
         self.warning = ""
         self._turns: int | None = None
         self._tries = 0
@@ -114,8 +119,9 @@ class GravityEstimator:
         for body in bodies:
             axis, weight = body_axis(body.positions, body.scores)
             if weight > 0:
-                base = body.positions[_BASE]
-                self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, base))
+                base, (across, free) = body.positions[_BASE], free_arms(body.positions, axis)
+                self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, base, across, free))
+                self._stood |= weight > SEATED_WEIGHT and angle_deg(axis, LEVEL) < MAX_LEAN_DEG
         if bodies:
             self._newest = frame, bodies
         if bodies and self._samples and frame.stamp_ns - self._samples[0].stamp_ns >= self._window_ns:
@@ -178,7 +184,9 @@ class GravityEstimator:
                 middle = len(samples) // 2
                 self._samples.extend(samples[middle:])
                 return
-        if angle > MAX_LEAN_DEG and on_floor is None and angle < UPSIDE_DOWN_DEG and not walks(samples, axis):
+        may_lie = MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG and not walks(samples, axis)
+        at_first = self._estimate is None and not self._stood
+        if may_lie and on_floor is None and not (at_first and hovers(samples)):
             self._doubt(axis)
             return
         found = round_to_mount(axis, PEOPLE_ERROR_DEG) if on_floor is None else on_floor
@@ -216,13 +224,15 @@ class GravityEstimator:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A body in one frame: direction [3] to its head, weight of that, hips [3] m."""
+    """A body in one frame: direction [3] to its head, weight of that, hips [3] m, and the result of `free_arms`."""
 
     stamp_ns: int
     body_id: str
     axis: np.ndarray
     weight: float
     base: np.ndarray
+    across: np.ndarray
+    free: tuple[bool, bool]
 
 
 def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
@@ -236,7 +246,47 @@ def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
     return any(float(np.percentile(way, 90)) > WALK_M for way in ways)
 
 
+def free_arms(positions: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, tuple[bool, bool]]:
+    """Return the direction [3] from the left to the right shoulder, and whether the left and the right arm are free.
+
+    A person does not lie on a free arm: it reaches out beyond the shoulder, or is stretched along the trunk. Positions
+    are [25, 3] m, `axis` is the result of `body_axis`. Without shoulders the direction is zero and no arm is free.
+    """
+    shoulders, elbows, wrists = positions[_ARMS].transpose(1, 0, 2)
+    across = shoulders[1] - shoulders[0]
+    across = across / max(float(np.linalg.norm(across)), 1e-6)
+    if not np.isfinite(across).all():
+        return np.zeros(3, np.float32), (False, False)
+    free = []
+    for side, outward in enumerate((-across, across)):
+        body = max(shoulders[side] @ outward, positions[_LEGS[side, 0]] @ outward)
+        reach = max(elbows[side] @ outward, wrists[side] @ outward) - body
+        upper, lower = shoulders[side] - elbows[side], elbows[side] - wrists[side]
+        bends = [
+            upper @ axis / max(float(np.linalg.norm(upper)), 1e-6),
+            lower @ axis / max(float(np.linalg.norm(lower)), 1e-6),
+        ]
+        free.append(
+            bool(reach > REACH_M or min(bends) > np.cos(np.radians(HANGING_DEG)))
+        )  # False if joints are missing
+    return across.astype(np.float32), (free[0], free[1])
+
+
+def hovers(samples: Sequence[_Sample]) -> bool:
+    """Return whether straight bodies, in an upright camera, would lie on one side with nothing beneath them."""
+    straight = [sample for sample in samples if sample.weight > SEATED_WEIGHT]
+    beneath = [(float(sample.across @ LEVEL), sample.free) for sample in straight]  # the right shoulder is below if < 0
+    free = [abs(tilt) > ON_SIDE and arms[int(tilt < 0)] for tilt, arms in beneath]
+    return sum(free) >= max(MIN_FREE * len(samples), 1)
+
+
 LEVEL = np.array(gravity.LEVEL, np.float32)
+
+REACH_M, HANGING_DEG = 0.12, 30.0
+"""An arm is free if elbow or wrist are this far outside shoulder and hip, or if it is this straight along the trunk."""
+
+ON_SIDE, MIN_FREE = 0.9, 0.5
+"""Cosine of the shoulders' angle to `up` from which on a person lies on one side; share of frames with a free arm."""
 
 FLOOR_CHANGE_DEG, PEOPLE_CHANGE_DEG = 4.0, 20.0
 """Change of an estimate by the floor, or by standing people alone, beyond which the camera was moved."""

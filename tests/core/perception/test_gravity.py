@@ -10,6 +10,7 @@ from actrec.features.clips import example_clip
 from actrec.features.specs import InputSpec
 from actrec.perception import gravity as estimation
 from actrec.perception.gravity import LEVEL, MAX_TRIES, GravityEstimator, angle_deg, search_floor
+from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import camera_model, geometry, gravity
 from actrec.utils.errors import ConfigError
@@ -29,6 +30,21 @@ def standing() -> np.ndarray:
     """Return the joints [25, 3] of a person on the floor."""
     spec = InputSpec("body", "body", "kinect_v2_25", (1, 3, 1, 25))
     return example_clip([spec], 1)["bodies"][0, 0]
+
+
+def from_the_side(joints: np.ndarray) -> np.ndarray:
+    """Return the joints [25, 3] of a person who stands and is turned by 90° about the vertical."""
+    middle = joints.mean(axis=0)
+    return (joints - middle) @ geometry.rotation(1, np.pi / 2).T + middle
+
+
+def arm_in_front(side: str) -> np.ndarray:
+    """Return the joints [25, 3] of a person who stands and stretches this arm forward, as people lie on it."""
+    joints, place = standing(), KINECT_V2_25.index
+    shoulder = joints[place[f"shoulder_{side}"]]
+    for joint, reach in (("elbow", 0.28), ("wrist", 0.52), ("hand", 0.6), ("hand_tip", 0.68), ("thumb", 0.6)):
+        joints[place[f"{joint}_{side}"]] = shoulder - np.array([0.0, 0.0, reach], np.float32)
+    return joints
 
 
 def lying() -> np.ndarray:
@@ -59,8 +75,7 @@ def observe(
 @pytest.mark.parametrize("with_depth", [True, False])
 def test_estimate_standing_person_gives_the_mounting(turns: int, with_depth: bool) -> None:
     estimator = GravityEstimator()
-    speed = 0.0 if with_depth or turns % 2 == 0 else 0.4
-    observe(estimator, standing(), 5, turns, room() if with_depth else None, speed)
+    observe(estimator, standing(), 5, turns, room() if with_depth else None)
     assert estimator.up is not None
     assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < (0.5 if with_depth else 8)
 
@@ -73,16 +88,32 @@ def test_estimate_small_tilt_without_floor_counts_as_exact_mounting(pitch: int) 
     assert angle_deg(estimator.up, LEVEL if pitch == 8 else up) < (0.1 if pitch == 8 else 8)
 
 
+@pytest.mark.parametrize("lies_on", ["the back", "one side"])
 @pytest.mark.parametrize("turns, name", [(1, "portrait_right"), (3, "portrait_left")])
-def test_estimate_still_person_sideways_without_floor_waits(turns: int, name: str, caplog) -> None:
+def test_estimate_still_person_sideways_without_floor_waits(turns: int, name: str, lies_on: str, caplog) -> None:
     """A person who lies looks like one who stands before a turned camera; for that one the remedy is right."""
     estimator = GravityEstimator()
-    observe(estimator, standing(), 30, turns)
+    side = {1: "right", 3: "left"}[turns]  # beneath
+    observe(estimator, from_the_side(standing()) if lies_on == "the back" else arm_in_front(side), 30, turns)
     assert estimator.up is None
     assert [r.getMessage().partition("set mount:=")[2] for r in caplog.records] == [name], "one warning"
     assert angle_deg(gravity.parse_mount(name), gravity.turn_vectors(LEVEL, -turns)) < 0.1
     observe(estimator, standing(), 5, turns, speed=0.4)
     assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < 8, "a person walks"
+
+
+@pytest.mark.parametrize("turns, beneath", [(1, "right"), (3, "left")])
+def test_estimate_person_sideways_on_nothing_turns_the_camera(turns: int, beneath: str, caplog) -> None:
+    """An arm that hangs, or is stretched out to the side, cannot lie under a person."""
+    other = {"left": "right", "right": "left"}[beneath]
+    estimator = GravityEstimator()
+    observe(estimator, arm_in_front(other), 5, turns)
+    assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < 8
+    assert ["the camera is not upright" in record.getMessage() for record in caplog.records] == [True]
+    estimator = GravityEstimator()
+    observe(estimator, standing(), 5)
+    observe(estimator, arm_in_front(other), 30, turns)
+    assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 8, "a fall"
 
 
 def test_estimate_lying_person_on_the_floor_keeps_a_level_camera() -> None:
@@ -201,7 +232,8 @@ def test_update_without_floor_searches_a_few_times_only(monkeypatch):
     searches = []
     monkeypatch.setattr(estimation, "search_floor", lambda *_: searches.append(1))
     estimator = GravityEstimator(gravity_window_s=0.5)
-    person = Body("body_1", "kinect_v2_25", lying(), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+    lies = from_the_side(standing()) @ geometry.rotation(2, np.pi / 2).T.astype(np.float32)
+    person = Body("body_1", "kinect_v2_25", lies, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
     wall = np.full((CAMERA.height, CAMERA.width), WALL_M, np.float32)
     for k in range(100):
         estimator.update(RgbdFrame(k * 10**8, None, wall, CAMERA), [person])
