@@ -17,7 +17,7 @@ bin=bin
 "$place/build/$bin/python" -m pip install -q --disable-pip-version-check build
 step "building"
 "$place/build/$bin/python" -m build --outdir dist . > "$place/build.log" || { tail -n 20 "$place/build.log" >&2; exit 1; }
-rm -rf actrec.egg-info # of the archive, without executables of nodes: Python started here would take it for the installed package
+rm -rf ./*.egg-info # of the archive, without executables of nodes: Python started here would take it for the installed package
 wheel="$(echo dist/actrec-*.whl)"
 size="$(wc -c < "$wheel")"
 [ "$size" -lt 100000000 ] || { echo "actrec: $wheel has $size bytes, PyPI takes up to 100 MB" >&2; exit 1; }
