@@ -16,6 +16,7 @@ from actrec.utils.errors import ConfigError
 
 _MOUTH: Place = (-0.22, 0.22, 0.30)
 _EAR: Place = (0.04, 0.40, 0.12)
+_UPPER, _FOREARM = 0.535, 0.465  # in lengths of the arm
 
 
 def _up(phase: float) -> float:
@@ -28,30 +29,109 @@ def _turning(of: Callable[[float], float], middle: float, swing: float) -> Calla
     return lambda phase: float(of(middle + swing * np.sin(phase)) - of(middle))
 
 
+def _along(d: Draw, upper: Place, forearm: Place, both: bool = False, **hand: float) -> np.ndarray:
+    """Return the posture with the right or both arms along two directions: of the upper arm and of the forearm."""
+    ahead, to = (np.divide(v, np.linalg.norm(v)) for v in (upper, forearm))
+    vector = d.hands(d.base, _UPPER * ahead + _FOREARM * to, both)
+    c, s = (1.0, 0.0) if both else (np.cos(d.aim), np.sin(d.aim))
+    elbow = {"elbow_x": ahead[0] * c + ahead[2] * s, "elbow_y": ahead[1], "elbow_z": ahead[2] * c - ahead[0] * s}
+    sides = BOTH if both else BOTH[1:]
+    return with_channels(vector, **{f"{name}_{side}": v for side in sides for name, v in (elbow | hand).items()})
+
+
+def _halfway(d: Draw, both: bool) -> np.ndarray:
+    """Return the posture of an arm on its way up: it swings forward or outward instead of folding at the body."""
+    upper = (d.uniform(0.1, 0.9), d.uniform(-0.9, 0.0), d.uniform(0.2, 0.9))
+    return _along(d, upper, (d.uniform(0, 0.7), d.uniform(-0.1, 0.8), d.uniform(0.3, 1)), both)
+
+
+def _raised(d: Draw, held: np.ndarray, both: bool) -> Score:
+    """Return a score that lifts one hand or both to a posture."""
+    score, seconds = d.start(), d.uniform(0.3, 0.9)
+    if not d.chance(0.75):
+        return score.to(seconds, held)
+    return score.to(0.5 * seconds, _halfway(d, both)).to(0.5 * seconds, held)
+
+
+def _lowered(d: Draw, score: Score, both: bool) -> Motion:
+    seconds = d.uniform(0.3, 0.9)
+    if d.chance(0.75):
+        seconds *= 0.5
+        score.to(seconds, _halfway(d, both))
+    return score.to(seconds, d.base).motion()
+
+
 def _wave(d: Draw) -> Motion:
     both = d.chance(0.2)
     sides = BOTH if both else BOTH[1:]
-    hz, cycles = d.uniform(0.8, 2.8), d.count(1, 6)
-    if d.chance(0.6):  # the forearm swings about the elbow
-        elbow = d.near(0.35, 0.0, 0.3, by=(0.25, 0.4, 0.3))
-        middle, swing, ahead = d.uniform(-0.3, 0.6), d.uniform(0.25, 1.0), d.uniform(-0.2, 0.4)
-        place = np.add(elbow, (0.46 * np.sin(middle), 0.46 * np.cos(middle), 0.46 * ahead))
-        raised = d.hands(d.base, place, both, elbow)
+    hz, cycles = d.uniform(0.8, 2.8), d.count(1, 6) if d.chance(0.6) else d.count(1, 2)
+    if d.chance(0.7):  # the forearm swings about the elbow
+        upper = d.near(0.4, -0.35, 0.45, by=(0.4, 0.6, 0.45))
+        middle, swing, ahead = d.uniform(-0.5, 0.6), d.uniform(0.2, 1.0), d.uniform(-0.1, 0.8)
+        raised = _along(d, upper, (np.sin(middle), np.cos(middle), ahead), both, palm_x=0, palm_z=1, flex=0)
     else:  # the whole arm
+        ahead = 0.0
         raised = d.hands(d.base, d.near(0.2, 0.6, 0.4, by=(0.3, 0.3, 0.4)), both, (1.0, -0.3, 0.0))
         middle, swing = 0.0, 0.0
-    score = d.start().to(d.uniform(0.25, 0.8), raised)
+    score = _raised(d, raised, both)
     begin = score.now - 0.15
     score.to(cycles / hz, raised)
     if swing:
         for axis, of in (("x", np.sin), ("y", np.cos)):
-            size = {f"arm_{axis}_{side}": 0.46 for side in sides}
+            size = {f"arm_{axis}_{side}": _FOREARM / np.hypot(1, ahead) for side in sides}
             score.wave(size, hz, begin, _turning(of, middle, swing))
     else:
         out = d.uniform(0.12, 0.6)
         sizes = {"arm_x": out, "arm_y": -out * d.uniform(0.0, 0.4), "arm_z": out * d.uniform(-0.25, 0.25)}
         score.wave({f"{name}_{side}": v for name, v in sizes.items() for side in sides}, hz, begin)
-    return score.to(d.uniform(0.25, 0.8), d.base).motion()
+    return _lowered(d, score, both)
+
+
+def _raise_hand(d: Draw) -> Motion:
+    both, height = d.chance(0.25), d.uniform(-0.5, 1.5)
+    upper = (d.uniform(0.1, 0.9), height, d.uniform(-0.1, 0.7))
+    held = _along(d, upper, (d.uniform(-0.35, 0.35), 1.0, d.uniform(-0.1, 0.4)), both, palm_x=0, palm_z=1)
+    return _lowered(d, _raised(d, held, both).to(d.uniform(0.5, 3.5), held), both)
+
+
+def _point(d: Draw) -> Motion:
+    """Point with the straight arm, seldom with the forearm alone; some take aim first or point again."""
+    up = d.uniform(-0.4, 0.12) if d.chance(0.8) else d.uniform(0.1, 0.8)
+    upper = (d.uniform(-0.25, 0.5) if d.chance(0.8) else d.uniform(0.5, 2.0), up, 1.0)
+    forearm = np.add(upper, d.near(-0.05, 0.03, 0, by=(0.15, 0.12, 0)))
+    if d.chance(0.2):
+        upper, forearm = (d.uniform(0, 0.4), -1.0, d.uniform(0, 0.5)), np.array([*d.near(0, 0.1, by=0.3), 1.0])
+    out = with_channels(_along(d, upper, forearm, flex=0), twist=d.uniform(-0.05, 0.25))
+    near = _along(d, (d.uniform(0, 0.5), -1.0, d.uniform(0, 0.5)), (d.uniform(-0.4, 0.2), d.uniform(0, 0.8), 1.0))
+    score = d.start()
+    if d.chance(0.4):
+        score.to(d.uniform(0.25, 0.6), near, d.uniform(0, 0.1))
+    score.to(d.uniform(0.25, 0.7), out, d.uniform(0.5, 2.5))
+    if d.chance(0.2):
+        score.to(d.uniform(0.2, 0.4), near).to(d.uniform(0.15, 0.4), out, d.uniform(0.4, 1.5))
+    return score.to(d.uniform(0.3, 0.9), d.base).motion()
+
+
+def _stop(d: Draw) -> Motion:
+    """Hold the palm against somebody, mostly with the arm almost straight and the hand above the shoulder."""
+    both = d.chance(0.15)
+    upper = (d.uniform(-0.15, 0.4), d.uniform(-0.2, 0.4), 1.0)
+    forearm = np.add(upper, (d.uniform(-0.3, 0.05), d.uniform(0.05, 0.4), 0))
+    if d.chance(0.4):  # bent
+        upper = (d.uniform(0, 0.5), d.uniform(-1.0, 0.1), d.uniform(0.5, 1.0))
+        forearm = np.array([d.uniform(-0.3, 0.15), d.uniform(0.5, 1.6), 1.0])
+    palm = {"palm_x": 0.0, "palm_y": -1.0, "palm_z": 0.5, "flex": -d.uniform(0.3, 1.3)}
+    held = with_channels(_along(d, upper, forearm, both, **palm), bend=d.uniform(-0.05, 0.12))
+    elbow = (d.uniform(0.1, 0.5), -1.0, d.uniform(-0.1, 0.5))
+    near = _along(d, elbow, (d.uniform(-0.3, 0.2), d.uniform(0.4, 1.6), 1.0), both, **palm)
+    score = d.start()
+    if d.chance(0.6):  # thrust out from the chest
+        score.to(d.uniform(0.25, 0.5), near).to(d.uniform(0.12, 0.4), held, d.uniform(0.5, 2.5))
+    else:
+        score.to(d.uniform(0.3, 0.8), held, d.uniform(0.5, 2.5))
+    if d.chance(0.15):
+        score.to(d.uniform(0.15, 0.3), near).to(d.uniform(0.12, 0.3), held, d.uniform(0.3, 1.2))
+    return score.to(d.uniform(0.3, 0.9), d.base).motion()
 
 
 def _clap(d: Draw) -> Motion:
@@ -117,13 +197,24 @@ def _punch(d: Draw) -> Motion:
 
 
 def _come_here(d: Draw) -> Motion:
-    out = d.near(0.05, 0.0, 0.75, by=(0.2, 0.3, 0.15))
-    near = (out[0] + d.uniform(-0.2, 0.1), out[1] + d.uniform(0.1, 0.4), d.uniform(0.2, 0.4))
-    both = d.chance(0.15)
-    far, close = (d.hands(d.base, place, both) for place in (out, near))
-    score = d.start().to(d.uniform(0.3, 0.8), far)
+    """Beckon about a quiet elbow, with the whole arm or with little more than the hand; up or across the body."""
+    both, swing = d.chance(0.15), d.uniform(0.4, 1.6) if d.chance(0.8) else d.uniform(0.15, 0.4)
+    upper = (d.uniform(-0.1, 0.6), d.uniform(-1.0, 0.2), d.uniform(0.2, 1.0))
+    first, across = d.uniform(-0.4, 0.6), d.chance(0.25)
+    x, palm = d.uniform(-0.3, 0.3), 1.0 if d.chance(0.75) else -1.0  # up or down
+
+    def at(angle: float, of: Place, flex: float) -> np.ndarray:
+        to = (0.4 - np.sin(angle), 0.3 + x, np.cos(angle)) if across else (x, np.sin(angle), np.cos(angle))
+        return _along(d, of, to, both, palm_x=-0.4, palm_y=palm, palm_z=-0.4, flex=flex)
+
+    whole = (d.uniform(0.1, 0.5), -1.0, d.uniform(-0.2, 0.4)) if d.chance(0.3) else upper
+    far, close = at(first, upper, d.uniform(-0.3, 0.1)), at(first + swing, whole, d.uniform(0.1, 1.2))
+    score = d.start().to(d.uniform(0.3, 0.8), far, d.uniform(0, 0.3))
+    seconds = d.uniform(0.15, 0.5), d.uniform(0.15, 0.5)
     for _ in range(d.count(1, 4)):
-        score.to(d.uniform(0.2, 0.5), close).to(d.uniform(0.2, 0.5), far)
+        score.to(seconds[0], close, d.uniform(-0.1, 0.15)).to(seconds[1], far)
+    if d.chance(0.3):  # ends at the body
+        score.to(seconds[0], close)
     return score.to(d.uniform(0.3, 0.8), d.base).motion()
 
 
@@ -156,11 +247,23 @@ def _push(d: Draw) -> Motion:
 
 
 def _press_button(d: Draw) -> Motion:
-    place = np.array(d.near(-0.05, 0.0, 0.85, by=(0.15, 0.3, 0.1)))
-    near, far = d.arm(d.base, "right", place * d.uniform(0.55, 0.8)), d.arm(d.base, "right", place)
-    score = d.start().to(d.uniform(0.3, 0.8), near)
-    for _ in range(d.count(1, 2)):
-        score.to(d.uniform(0.15, 0.4), far, d.uniform(0, 0.3)).to(d.uniform(0.15, 0.4), near)
+    """Push a finger forward for a moment, from the chest or in one go, and mostly draw it back before the arm falls."""
+    upper: Place = (d.uniform(-0.2, 0.35), d.uniform(-0.6, 0.2), 1.0)
+    if d.chance(0.25):  # a button at the height of the waist
+        upper = (d.uniform(0, 0.4), -1.0, d.uniform(0.2, 0.9))
+    far = _along(d, upper, (d.uniform(-0.4, 0.15), d.uniform(-0.25, 0.4), 1.0), flex=0)
+    far = with_channels(far, bend=d.base[CHANNEL["bend"]] + max(d.uniform(-0.15, 0.15), 0))
+    elbow = (d.uniform(0.1, 0.6), -1.0, d.uniform(-0.2, 0.5))
+    near = _along(d, elbow, (d.uniform(-0.5, 0.1), d.uniform(-0.1, 1.0), 1.0), flex=0.2)
+    score = d.start()
+    if d.chance(0.75):
+        score.to(d.uniform(0.25, 0.7), near, d.uniform(-0.1, 0.2))
+    for number in range(1 if d.chance(0.65) else d.count(2, 3)):
+        if number:
+            score.to(d.uniform(0.15, 0.35), near)
+        score.to(d.uniform(0.15, 0.45), far, d.uniform(0, 0.35))
+    if d.chance(0.65):
+        score.to(d.uniform(0.15, 0.4), near)
     return score.to(d.uniform(0.3, 0.7), d.base).motion()
 
 
@@ -171,9 +274,12 @@ def _circle(d: Draw) -> list[tuple[float, float]]:
 
 
 def _triangle(d: Draw) -> list[tuple[float, float]]:
-    corners = [(0.0, 1.0), (0.9, -0.6), (-0.9, -0.6)]
+    low, wide, size = d.uniform(0.4, 1.0), d.uniform(0.7, 1.1), d.uniform(0.8, 1.3)
+    corners = [(d.uniform(-0.3, 0.3), 1.0), (wide, -low), (-wide, -low + d.uniform(-0.2, 0.2))]
     first, sense = (0 if d.chance(0.7) else d.count(1, 2)), (1 if d.chance(0.5) else -1)
-    return [corners[(first + sense * k) % 3] for k in range(4)]
+    points = [corners[(first + sense * k) % 3] for k in range(4)]
+    points[3] = (points[3][0] + d.uniform(-0.2, 0.2), points[3][1] + d.uniform(-0.2, 0.2))  # it seldom closes
+    return [(size * x, size * y) for x, y in points]
 
 
 def _cross(d: Draw) -> list[tuple[float, float]]:
@@ -182,8 +288,10 @@ def _cross(d: Draw) -> list[tuple[float, float]]:
 
 
 def _tick(d: Draw) -> list[tuple[float, float]]:
-    x = 1 if d.chance(0.7) else -1
-    return [(-0.8 * x, 0.1), (-0.2 * x, -0.7), (0.9 * x, 0.9)]
+    """Return a short stroke down and a long one up, from small to as large as the arm."""
+    x, size = (1 if d.chance(0.7) else -1), d.uniform(0.7, 2.0)
+    first, low = (-d.uniform(0.4, 1.0), d.uniform(-0.1, 0.7)), (d.uniform(-0.4, 0.1), -d.uniform(0.6, 1.0))
+    return [(size * x * a, size * b) for a, b in (first, low, (d.uniform(0.6, 1.1), d.uniform(0.7, 1.1)))]
 
 
 def _at_work(
@@ -234,7 +342,7 @@ def _idle(d: Draw) -> Motion:
 
 MAKERS: dict[str, tuple[Callable[[Draw], Motion], float]] = {
     "wave": (_wave, 0.1),
-    "raise hand": (hold((0.15, 0.8, 0.25), (0.2, 0.15, 0.35), both=0.25), 0.1),
+    "raise hand": (_raise_hand, 0.1),
     "clap": (_clap, 0.1),
     "bow": (movements.on_the_way(movements.bow, 0.15), 0.0),
     "drink": (_drink, 0.25),
@@ -248,8 +356,8 @@ MAKERS: dict[str, tuple[Callable[[Draw], Motion], float]] = {
     "shoot a basketball": (movements.shoot_basketball, 0.0),
     "kick": (movements.on_the_way(movements.kick, 0.25), 0.0),
     "punch": (_punch, 0.0),
-    "point": (hold((0.05, 0.0, 0.93), (0.5, 0.25, 0.1), hold=(0.4, 2.5)), 0.1),
-    "stop": (hold((0.0, 0.2, 0.68), (0.2, 0.2, 0.2), both=0.2, hold=(0.4, 2.5)), 0.1),
+    "point": (_point, 0.1),
+    "stop": (_stop, 0.1),
     "come here": (_come_here, 0.1),
     "call out": (hold((-0.28, 0.25, 0.32), 0.07, both=0.9, hold=(0.8, 2.5), bend=0.2), 0.0),
     "swipe": (_swipe, 0.1),
@@ -258,9 +366,9 @@ MAKERS: dict[str, tuple[Callable[[Draw], Motion], float]] = {
     "carry": (movements.carry, 0.0),
     "drop trash": (movements.on_the_way(movements.drop_trash, 0.5), 0.0),
     "draw a circle": (trace(_circle, (0.07, 0.28)), 0.1),
-    "draw a triangle": (trace(_triangle, (0.22, 0.8)), 0.1),
+    "draw a triangle": (trace(_triangle, (0.22, 0.8), 0.2), 0.1),
     "draw x": (trace(_cross, (0.2, 0.7)), 0.1),
-    "draw a tick": (trace(_tick, (0.25, 0.6)), 0.1),
+    "draw a tick": (trace(_tick, (0.25, 1.0), 0.3), 0.1),
     "jump": (movements.jump, 0.0),
     "jumping jacks": (movements.jumping_jacks, 0.0),
     "lunge": (movements.lunge, 0.0),

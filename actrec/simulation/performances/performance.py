@@ -267,9 +267,12 @@ def hold(
 
 
 def trace(
-    points: Callable[[Draw], Sequence[tuple[float, float]]], stroke: tuple[float, float]
+    points: Callable[[Draw], Sequence[tuple[float, float]]], stroke: tuple[float, float], pause: float = 0.0
 ) -> Callable[[Draw], Motion]:
-    """Return a maker that draws a figure through points (to the right hand's side, up) of size 1 in the air."""
+    """Return a maker that draws a figure through points (to the right hand's side, up) of size 1 in the air.
+
+    Half of the performances pause at each point for up to `pause` seconds.
+    """
 
     def make(d: Draw) -> Motion:
         radius, turn = d.uniform(0.15, 0.65), d.uniform(-0.2, 0.2)
@@ -278,12 +281,13 @@ def trace(
         score, seconds = d.start(), d.uniform(*stroke)
         elbow = (d.uniform(0.3, 1.0), -1.0, -0.1)
         vector = d.base
+        rest = d.uniform(-pause, pause) if pause else 0.0
         for number, (x, y) in enumerate(points(d)):
             place = (middle + radius * (x - turn * y), up + radius * (y + turn * x), forward - 0.1 * radius * abs(x))
             vector = d.arm(d.base, "right", place)
             for axis, value in zip("xyz", elbow, strict=True):
                 vector[CHANNEL[f"elbow_{axis}_right"]] = value
-            score.to(d.uniform(0.4, 0.8) if number == 0 else seconds, vector)
+            score.to(d.uniform(0.4, 0.8) if number == 0 else seconds, vector, rest)
         return score.to(d.uniform(0.05, 0.3), vector).to(d.uniform(0.4, 0.8), d.base).motion()
 
     return make
