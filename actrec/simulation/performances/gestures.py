@@ -32,9 +32,12 @@ def _turning(of: Callable[[float], float], middle: float, swing: float) -> Calla
 def _along(d: Draw, upper: Place, forearm: Place, both: bool = False, **hand: float) -> np.ndarray:
     """Return the posture with the right or both arms along two directions: of the upper arm and of the forearm."""
     ahead, to = (np.divide(v, np.linalg.norm(v)) for v in (upper, forearm))
-    vector = d.hands(d.base, _UPPER * ahead + _FOREARM * to, both)
+    place = _UPPER * ahead + _FOREARM * to
+    vector = d.hands(d.base, place, both)
+    # Off the line to the hand, and of a straight arm down: else the elbow would lead when the arm falls.
+    x, y, z = ahead - place * float(ahead @ place) / float(place @ place) + (0.05, -0.15, -0.03)
     c, s = (1.0, 0.0) if both else (np.cos(d.aim), np.sin(d.aim))
-    elbow = {"elbow_x": ahead[0] * c + ahead[2] * s, "elbow_y": ahead[1], "elbow_z": ahead[2] * c - ahead[0] * s}
+    elbow = {"elbow_x": x * c + z * s, "elbow_y": y, "elbow_z": z * c - x * s}
     sides = BOTH if both else BOTH[1:]
     return with_channels(vector, **{f"{name}_{side}": v for side in sides for name, v in (elbow | hand).items()})
 
@@ -48,14 +51,15 @@ def _halfway(d: Draw, both: bool) -> np.ndarray:
 def _raised(d: Draw, held: np.ndarray, both: bool) -> Score:
     """Return a score that lifts one hand or both to a posture."""
     score, seconds = d.start(), d.uniform(0.3, 0.9)
-    if not d.chance(0.75):
+    if d.chance(0.1):
         return score.to(seconds, held)
     return score.to(0.5 * seconds, _halfway(d, both)).to(0.5 * seconds, held)
 
 
 def _lowered(d: Draw, score: Score, both: bool) -> Motion:
+    """Return the motion so far and the way back to rest."""
     seconds = d.uniform(0.3, 0.9)
-    if d.chance(0.75):
+    if d.chance(0.9):
         seconds *= 0.5
         score.to(seconds, _halfway(d, both))
     return score.to(seconds, d.base).motion()
@@ -289,9 +293,9 @@ def _cross(d: Draw) -> list[tuple[float, float]]:
 
 def _tick(d: Draw) -> list[tuple[float, float]]:
     """Return a short stroke down and a long one up, from small to as large as the arm."""
-    x, size = (1 if d.chance(0.7) else -1), d.uniform(0.7, 2.0)
-    first, low = (-d.uniform(0.4, 1.0), d.uniform(-0.1, 0.7)), (d.uniform(-0.4, 0.1), -d.uniform(0.6, 1.0))
-    return [(size * x * a, size * b) for a, b in (first, low, (d.uniform(0.6, 1.1), d.uniform(0.7, 1.1)))]
+    x, size = (1 if d.chance(0.7) else -1), d.uniform(0.7, 1.6)
+    first, low = (-d.uniform(0.4, 1.0), d.uniform(-0.1, 0.4)), (d.uniform(-0.4, 0.1), -d.uniform(0.6, 1.0))
+    return [(size * x * a, size * b) for a, b in (first, low, (d.uniform(0.6, 1.1), d.uniform(0.8, 1.2)))]
 
 
 def _at_work(

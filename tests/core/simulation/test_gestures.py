@@ -58,6 +58,36 @@ def test_perform_hands_come_to_the_place_of_the_action():
         assert between.min() < 0.2
 
 
+def _arm(name: str, take: int) -> np.ndarray:
+    """Return shoulder, elbow and wrist [3, T, 3] of the hand that comes highest, in axes that point down."""
+    joints = perform(name, (11, take), hz=10)[1]
+    side = min(("left", "right"), key=lambda s: float(joints[:, _J[f"wrist_{s}"], 1].min()))
+    return np.stack([joints[:, _J[f"{joint}_{side}"]] for joint in ("shoulder", "elbow", "wrist")])
+
+
+@pytest.mark.parametrize("name", ["point", "stop", "raise hand", "come here", "press a button"])
+def test_perform_the_elbow_does_not_lead_when_an_arm_rises_or_falls(name):
+    over = []
+    for take in range(12):
+        shoulder, elbow, wrist = _arm(name, take)[..., 1]
+        over.append((np.minimum(shoulder, wrist) - elbow).max())
+    assert np.percentile(over, 75) < 0.06  # m above the higher one of shoulder and wrist
+
+
+def test_perform_heights_tell_raised_hands_and_palms_and_fingers_apart():
+    heights = {}
+    for name in ("raise hand", "stop", "point"):
+        arms = [_arm(name, take)[..., 1] for take in range(16)]
+        heights[name] = np.median([(shoulder - wrist).max() for shoulder, _, wrist in arms])
+    assert heights["raise hand"] > heights["stop"] + 0.15 and heights["stop"] > heights["point"] + 0.05
+
+
+def test_perform_a_tick_ends_above_its_beginning():
+    for take in range(8):
+        wrist = _arm("draw a tick", take)[2, :, 1]
+        assert wrist.argmin() > 0.4 * len(wrist)  # y points down
+
+
 def test_perform_walking_feet_stand_still_on_the_floor():
     slides = []
     for take in range(6):
