@@ -117,7 +117,7 @@ def _point(d: Draw) -> Motion:
 
 
 def _stop(d: Draw) -> Motion:
-    """Hold the palm against somebody, mostly with the arm almost straight and the hand above the shoulder."""
+    """Hold the palm forward, mostly with the arm almost straight and the hand above the shoulder."""
     both = d.chance(0.15)
     upper = (d.uniform(-0.15, 0.4), d.uniform(-0.2, 0.4), 1.0)
     forearm = np.add(upper, (d.uniform(-0.3, 0.05), d.uniform(0.05, 0.4), 0))
