@@ -188,16 +188,34 @@ def _phone(d: Draw) -> Motion:
 
 
 def _punch(d: Draw) -> Motion:
-    guard = d.arms(d.base, d.near(-0.08, 0.0 if d.chance(0.6) else -0.35, 0.35, by=0.12), (0.7, -1.0, -0.3))
-    guard = with_channels(guard, foot_z_left=d.uniform(0, 0.25))
-    score = d.start().to(d.uniform(0.25, 0.6), guard)
-    alternates = d.chance(0.5)
-    for number in range(d.count(1, 5)):
-        side = "left" if alternates and number % 2 else "right"
-        out = d.arm(guard, side, d.near(-0.18, 0.05, 0.92, by=(0.12, 0.2, 0.08)))
-        out = with_channels(out, twist=(-0.25 if side == "left" else 0.25) * d.uniform(0, 1))
-        score.to(d.uniform(0.12, 0.3), out, d.uniform(0, 0.15)).to(d.uniform(0.15, 0.35), guard, d.uniform(0, 0.3))
-    return (score.to(d.uniform(0.3, 0.7), d.base) if d.chance(0.7) else score).motion()
+    """Return one punch or several, from a guard or from arms at rest; the fist is often drawn back first."""
+    resting = d.chance(0.4)
+    step, flare = d.uniform(0, 0.35) * d.chance(0.6), d.uniform(0.3, 1.2)  # of the elbow
+    guard = d.base if resting else d.arms(d.base, d.near(-0.08, 0.0 if d.chance(0.6) else -0.35, 0.35, by=0.12),
+                                          (flare, -1.0, -0.3))  # fmt: skip
+    guard = guard if resting else with_channels(guard, foot_z_left=step)
+    score = d.start() if resting else d.start().to(d.uniform(0.25, 0.6), guard)
+    count = d.count(1, 5) if not resting or d.chance(0.3) else 1
+    alternates, height = d.chance(0.6), d.uniform(-0.1, 0.25)
+    rolling = alternates and d.chance(0.7)  # one fist comes back while the other goes out
+    drawn = d.near(0.2, -0.2, 0.0, by=(0.12, 0.25, 0.2))
+    held = d.uniform(0.1, 0.8) if count < 3 and d.chance(0.5) else 0.05
+    lean, turn = d.uniform(-0.05, 0.2), d.uniform(0, 0.6)
+    for number in range(count):
+        side, other = BOTH if alternates and number % 2 else BOTH[::-1]
+        sign = -1 if side == "left" else 1
+        back = with_channels(d.arm(guard, side, drawn, (0.7, -0.3, -1.0)), twist=-0.6 * sign * turn)
+        out = d.arm(guard, side, d.near(-0.15, height, 0.94, by=(0.12, 0.12, 0.07)), (flare, -0.6, -0.2))
+        out = with_channels(out, twist=sign * turn, bend=lean, foot_z_left=step, z=0.3 * step)
+        if d.chance(0.7 if resting else 0.3) and not (rolling and number):
+            score.to(d.uniform(0.15, 0.45), back, d.uniform(0, 0.2))
+        out = d.arm(out, other, drawn, (0.7, -0.6, -1.0)) if rolling else out
+        score.to(d.uniform(0.12, 0.3), out, d.uniform(0, held))
+        if not rolling and number < count - 1:
+            score.to(d.uniform(0.15, 0.35), guard, d.uniform(0, 0.3))
+    if not resting and d.chance(0.6):
+        score.to(d.uniform(0.15, 0.35), guard, d.uniform(0, 0.3))
+    return (score.to(d.uniform(0.3, 0.7), d.base) if resting or d.chance(0.7) else score).motion()
 
 
 def _come_here(d: Draw) -> Motion:
@@ -239,14 +257,20 @@ def _swipe(d: Draw) -> Motion:
 
 
 def _push(d: Draw) -> Motion:
-    _, up, _ = d.near(0, -0.05, 0, by=(0, 0.2, 0))
-    near = d.arms(d.base, (d.uniform(-0.1, 0.15), up, d.uniform(0.25, 0.4)), (0.9, -0.8, -0.4))
-    far = d.arms(
-        with_channels(d.base, bend=d.uniform(0.02, 0.2)), (d.uniform(-0.2, 0.05), up + d.uniform(-0.05, 0.15), 0.93)
-    )
+    """Return a push or two with both hands; against something heavy the trunk and a foot go along."""
+    _, up, _ = d.near(0, 0.0, 0, by=(0, 0.22, 0))
+    heavy = d.chance(0.25)
+    near = d.arms(d.base, (d.uniform(-0.1, 0.15), up - d.uniform(0, 0.25), d.uniform(0.2, 0.4)),
+                  (d.uniform(0.3, 1.2), -0.8, -0.4))  # fmt: skip
+    body_to = {"tilt": d.uniform(0.1, 0.4), "foot_z_left": d.uniform(0.15, 0.4), "z": 0.1, "drop": 0.05}
+    far = with_channels(d.base, bend=d.uniform(-0.12, 0.2), **(body_to if heavy else {}))
+    far = d.arms(far, (d.uniform(-0.25, 0.05), up + d.uniform(-0.05, 0.2), d.uniform(0.85, 0.95)))
     score = d.start().to(d.uniform(0.3, 0.8), near, d.uniform(0, 0.3))
-    for _ in range(d.count(1, 2)):
-        score.to(d.uniform(0.25, 0.9), far, d.uniform(0, 0.6)).to(d.uniform(0.3, 0.8), near)
+    count, returns = d.count(1, 2), d.chance(0.4)  # or lowers the arms from where they are
+    for number in range(count):
+        score.to(d.uniform(0.2, 1.2 if heavy else 0.7), far, d.uniform(0, 0.6))
+        if returns or number < count - 1:
+            score.to(d.uniform(0.25, 0.7), near)
     return score.to(d.uniform(0.3, 0.7), d.base).motion()
 
 
@@ -436,6 +460,7 @@ def _seen(
     speed = motion.speeds(times)
     step = np.gradient(times) * speed
     yaw = heading + motion.turn * np.cumsum(step) / max(float(speed.max()), 1e-6)
+    yaw = yaw + np.cumsum(np.gradient(times) * motion.turning(times))
     cos, sin = np.cos(yaw), np.sin(yaw)
     turn = np.zeros((len(times), 3, 3))
     turn[:, 0, 0], turn[:, 0, 2], turn[:, 1, 1], turn[:, 2, 0], turn[:, 2, 2] = cos, sin, 1, -sin, cos

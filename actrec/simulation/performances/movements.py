@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from actrec.simulation import actions
-from actrec.simulation.performances.performance import BOTH, Draw, Motion, Score, shorten_arm, steps
+from actrec.simulation.performances.performance import BOTH, Draw, Motion, Place, Score, shorten_arm, steps
 from actrec.simulation.posture import CHANNEL, with_channels
 
 
@@ -22,25 +22,48 @@ def bow(d: Draw) -> Motion:
 
 
 def sit_or_stand(d: Draw, sits: bool) -> Motion:
-    """Return sitting down or standing up."""
-    seat = with_channels(actions.SEATED, bend=d.uniform(-0.1, 0.3), drop=d.uniform(0.3, 0.43))
-    seat[[CHANNEL[f"foot_x_{side}"] for side in BOTH]] = d.base[[CHANNEL[f"foot_x_{side}"] for side in BOTH]]
+    """Return sitting down or standing up, often with rest before and after and with a turn to the seat or from it."""
+    slumped = d.uniform(0.1, 0.45) if d.chance(0.3) else 0.0  # leans back, often with the legs stretched out
+    seat = with_channels(
+        actions.SEATED, bend=d.uniform(-0.1, 0.3) - 0.3 * slumped, tilt=-slumped, drop=d.uniform(0.3, 0.43),
+        head_pitch=d.uniform(-0.2, 0.3), twist=d.uniform(-0.2, 0.2),
+    )  # fmt: skip
+    wide, ahead = d.uniform(0.0, 0.2) * d.chance(0.5), d.uniform(0.0, 0.25) * d.chance(0.3)
     for side in BOTH:
+        seat[CHANNEL[f"foot_x_{side}"]] = d.base[CHANNEL[f"foot_x_{side}"]] + wide
+        seat[CHANNEL[f"foot_z_{side}"]] += ahead + d.uniform(-0.06, 0.06)
         shorten_arm(seat, side)
-    lean, on_knees = d.uniform(0.3, 1.0), d.chance(0.5)
+    hands = d.count(0, 4)  # 0 and 1: on the thighs
+    if hands == 2:
+        seat = d.arms(seat, d.near(0.3, -0.8, -0.05, by=0.15), (0.6, 0.0, -1.0))  # beside the hips
+    elif hands == 3:
+        seat = d.arms(seat, d.near(0.0, -0.55, 0.6))  # on the knees
+    elif hands == 4:
+        seat = d.arms(seat, d.near(-0.25, -0.65, 0.35))  # in the lap
+    lean, back, looks = d.uniform(0.2, 1.0), d.chance(0.3), d.uniform(-0.6, 0.6) * d.chance(0.4)
     keys = []
     for share in np.linspace(0, 1, 6):
-        vector = d.base + share * (seat - d.base)
-        vector[CHANNEL["tilt"]] += 0.6 * lean * np.sin(np.pi * share)
-        vector[CHANNEL["bend"]] += 0.4 * lean * np.sin(np.pi * share)
-        if not on_knees and 0 < share < 1:
-            vector = d.arms(vector, (0.15, -0.8, 0.25 + 0.4 * np.sin(np.pi * share)))
+        vector, halfway = d.base + share * (seat - d.base), np.sin(np.pi * share)
+        for name, size in {"tilt": 0.6 * lean, "bend": 0.4 * lean, "twist": 0.6 * looks, "head_yaw": looks}.items():
+            vector[CHANNEL[name]] += size * halfway
+        if hands and 0 < share < 1:
+            vector = d.arms(vector, (0.2, -0.75, -0.3 if back else 0.25 + 0.4 * halfway))  # back to the seat or ahead
         keys.append(vector)
+    stands = d.uniform(0, 1.2) * d.chance(0.6)
+    around = d.uniform(0.8, 1.5) if d.chance(0.2) else 0.0
+    sitting = d.uniform(0, 1.8) * d.chance(0.6)
     keys = keys if sits else keys[::-1]
     score = Score(keys[0], float(np.exp(d.rng.normal(0, 0.22))))
+    score.to(around + stands if sits else sitting)
     for key in keys[1:]:
         score.to(d.uniform(0.2, 0.42), key)
-    return score.motion()
+    score.to(sitting if sits else around + stands)
+    if not around:
+        return score.motion()
+    begin, end = (-1.0, around) if sits else (score.now - around, score.now + 1)
+    waves = steps(begin, end, d.uniform(0, 6.3), d.uniform(0.7, 1.1), d.uniform(0.05, 0.12), 0.05, 0.0, 0.01)
+    turns = ((begin, end, d.uniform(-2.2, 2.2)),)
+    return replace(score.motion(), waves=waves, turns=turns)
 
 
 def gait(d: Draw, vector: np.ndarray, hz: float, lift: float, swing: float, speed: float, bounce: float) -> Motion:
@@ -77,20 +100,45 @@ def on_the_way(make: Callable[[Draw], Motion], share: float = 0.4) -> Callable[[
     return walked
 
 
+def going(d: Draw, vector: np.ndarray, hz: float, lift: float, swing: float, speed: float, bounce: float) -> Motion:
+    """Return steps that often begin or end at rest, straight on, along a curve, or with a turn about."""
+    starts, stops, seconds = d.chance(0.5), d.chance(0.5), d.uniform(1.3, 4.5)
+    score = Score(d.base if starts else vector)
+    if starts:
+        score.to(d.uniform(0.05, 0.7)).to(0.4, vector)
+    begin = score.now - 0.3 if starts else -1.0
+    score.to(seconds, vector)
+    end = score.now if stops else score.now + 1
+    if stops:
+        score.to(0.4, d.base, d.uniform(0, 0.8))
+    waves = steps(begin, end, d.uniform(0, 2 * np.pi), hz, lift, swing, speed, bounce)
+    curve = d.uniform(-1.2, 1.2) if d.chance(0.5) and speed else 0.0
+    turns = []
+    if d.chance(0.4 if speed else 0.1):
+        at, lasts = d.uniform(0.2, score.now - 0.5), d.uniform(0.7, 1.4)
+        turns.append((at, at + lasts, d.uniform(1.4, 3.3) / lasts * (1 if d.chance(0.5) else -1)))
+    return Motion(score.times, score.keys, waves, ((begin, end, speed),), curve, turns)
+
+
 def walk(d: Draw) -> Motion:
-    """Walk, in place or along a curve."""
-    hz = d.uniform(0.7, 1.1)
-    vector = with_channels(d.base, drop=0.03)
-    if d.chance(0.5):  # in place
-        return gait(d, vector, hz, d.uniform(0.05, 0.3), d.uniform(0.05, 0.4), 0.0, 0.01)
-    return gait(d, vector, hz, d.uniform(0.04, 0.12), d.uniform(0.1, 0.4), d.uniform(0.5, 1.4), 0.012)
+    """Walk, in place or over the floor."""
+    hz = d.uniform(0.6, 1.15)
+    vector = with_channels(d.base, drop=0.03, bend=d.base[CHANNEL["bend"]] + d.uniform(-0.03, 0.12))
+    if d.chance(0.4):  # in place
+        return going(d, vector, hz, d.uniform(0.03, 0.3), d.uniform(0.0, 0.35), 0.0, 0.01)
+    return going(d, vector, hz, d.uniform(0.03, 0.12), d.uniform(0.05, 0.4), d.uniform(0.4, 1.4), 0.012)
 
 
 def run(d: Draw) -> Motion:
-    """Run, in place or along a curve."""
-    vector = d.arms(with_channels(d.base, drop=0.05, bend=d.uniform(0.05, 0.2)), d.near(0.15, -0.45, 0.35))
-    speed = 0.0 if d.chance(0.6) else d.uniform(1.8, 3.0)
-    return gait(d, vector, d.uniform(1.25, 1.9), d.uniform(0.12, 0.4), d.uniform(0.15, 0.4), speed, 0.035)
+    """Run, in place or over the floor, with the arms bent or sometimes nearly hanging."""
+    vector = with_channels(d.base, drop=0.05, bend=d.uniform(0.0, 0.25), tilt=d.uniform(0, 0.3) * d.chance(0.3))
+    hanging = d.chance(0.2)
+    place = d.near(0.12, -0.8, 0.2) if hanging else d.near(0.1, -0.5, 0.35, by=(0.12, 0.12, 0.15))
+    vector = d.arms(vector, place, (d.uniform(0.1, 0.6), -0.8, -0.8))
+    swing = d.uniform(0.1, 0.4) if hanging or d.chance(0.8) else d.uniform(0, 0.06)  # or the arms are still
+    speed = 0.0 if d.chance(0.6) else d.uniform(1.6, 3.0)
+    hz = d.uniform(1.4 if hanging else 1.15, 1.9)
+    return going(d, vector, hz, d.uniform(0.08 if hz > 1.4 else 0.15, 0.4), swing, speed, 0.035)
 
 
 def carry(d: Draw) -> Motion:
@@ -115,46 +163,83 @@ def pick_up(d: Draw) -> Motion:
 
 
 def throw(d: Draw) -> Motion:
-    """Throw overarm or from the side, with a step or without."""
-    high = d.uniform(0.0, 1.0)
-    twist, step = d.uniform(0.1, 0.6), d.chance(0.5)
-    feet = {"foot_z_left": d.uniform(0.15, 0.35), "z": 0.06, "drop": 0.04} if step else {}
-    cocked = d.arm(with_channels(d.base, twist=-twist, bend=-0.06, **feet), "right",
-                   d.near(0.35, 0.2 + 0.5 * high, 0.0, by=(0.25, 0.15, 0.3)), (1.0, -0.5, -0.2))  # fmt: skip
-    forward = with_channels(d.base, twist=0.5 * twist, bend=d.uniform(0.05, 0.25), **feet)
-    release = d.arm(forward, "right", d.near(0.0, 0.15 + 0.45 * high, 0.8, by=0.15), (0.9, -0.5, -0.1))
-    bend = with_channels(d.base, twist=twist, bend=d.uniform(0.1, 0.4), **feet)
-    through = d.arm(bend, "right", d.near(-0.25, -0.45, 0.7, by=0.15))
+    """Throw with one hand, from above or from the side, or from behind the head with both."""
+    power = d.uniform(0.0, 1.0)  # from a toss with the trunk still to a throw as far as possible
+    twist, both, across = 0.05 + 0.6 * power, d.chance(0.1), d.chance(0.25 + 0.5 * power)
+    twist *= not both
+    feet = {"foot_z_left": d.uniform(0.15, 0.4), "z": 0.06, "drop": 0.04} if d.chance(0.2 + 0.5 * power) else {}
+    ready = with_channels(d.base, twist=-twist, bend=-d.uniform(0.0, 0.1 + 0.2 * power), **feet)
+    elbow: Place = (1.0, d.uniform(-0.6, 0.3), -0.2)
+    height = d.uniform(0.0, 0.5)  # of the release
+    if both:
+        cocked = d.arms(ready, d.near(-0.1, 0.55, -0.1, by=(0.08, 0.15, 0.15)), (0.6, 0.7, 0.3))
+    elif power < 0.5 and d.chance(0.4):  # the forearm alone, the elbow before the body
+        elbow = (0.5, -1.0, 0.0)
+        cocked = d.arm(ready, "right", d.near(0.1, 0.15, 0.25, by=(0.12, 0.2, 0.1)), elbow)
+    else:
+        cocked = d.arm(ready, "right", d.near(0.35, 0.4, -0.1, by=(0.25, 0.3, 0.25)), elbow)
+        if d.chance(0.15 + 0.3 * power):  # the other arm points the way
+            cocked = d.arm(cocked, "left", d.near(0.0, -0.05, 0.85, by=(0.25, 0.25, 0.15)))
+    forward = with_channels(d.base, twist=0.5 * twist, bend=d.uniform(0.0, 0.1 + 0.2 * power), **feet)
+    release = d.hands(forward, d.near(-0.1 * both, height, 0.85, by=(0.12, 0.1, 0.12)), both, (0.9, -0.5, -0.1))
+    bend = with_channels(d.base, twist=twist, bend=d.uniform(0.0, 0.1 + 0.4 * power), **feet)
+    low = d.near(-0.25, -0.45, 0.7, by=0.15) if across and not both else d.near(0.05, -0.25, 0.9, by=(0.1, 0.25, 0.1))
     score = d.start()
-    if d.chance(0.5):
-        score.to(d.uniform(0.3, 0.6), d.arm(d.base, "right", d.near(0.1, -0.2, 0.45, by=0.15)), d.uniform(0, 0.4))
-    score.to(d.uniform(0.3, 0.7), cocked, d.uniform(0, 0.25)).to(d.uniform(0.14, 0.32), release)
-    return score.to(d.uniform(0.12, 0.3), through).to(d.uniform(0.4, 0.9), d.base).motion()
+    if d.chance(0.4):  # holds the thing, with one hand or both
+        held = d.near(-0.15, -0.3, 0.42, by=0.15)
+        score.to(d.uniform(0.3, 0.6), d.hands(d.base, held, both or d.chance(0.3)), d.uniform(0, 0.5))
+    aims = d.uniform(0.3, 1.3) if d.chance(0.25) else d.uniform(0, 0.2)
+    score.to(d.uniform(0.3, 0.7), cocked, aims)
+    score.to(d.uniform(0.14, 0.36), release, d.uniform(0, 0.3) * d.chance(0.4))
+    if across or d.chance(0.5):
+        score.to(d.uniform(0.12, 0.3), d.hands(bend, low, both))
+    return score.to(d.uniform(0.35, 0.9), d.base).motion()
 
 
 def shoot_basketball(d: Draw) -> Motion:
-    """Throw with both hands from the chest upward."""
-    chest = d.arms(with_channels(d.base, drop=d.uniform(0.03, 0.2)), d.near(-0.22, 0.0, 0.42, by=(0.08, 0.2, 0.1)))
-    high = d.arms(with_channels(d.base, bend=-0.03, heel_left=0.3, heel_right=0.3), d.near(-0.1, 0.78, 0.45))
-    score = (
-        d.start().to(d.uniform(0.4, 0.9), chest, d.uniform(0, 0.5)).to(d.uniform(0.22, 0.5), high, d.uniform(0.1, 0.6))
-    )
-    return score.to(d.uniform(0.4, 0.9), d.base).motion()
+    """Throw from the chest upward, with both hands or with one that the other guides, sometimes with a jump."""
+    chest = d.arms(with_channels(d.base, drop=d.uniform(0.02, 0.2)), d.near(-0.22, 0.0, 0.42, by=(0.08, 0.25, 0.12)))
+    jumps = d.uniform(0.05, 0.25) if d.chance(0.25) else 0.0
+    leap = {"drop": -jumps, "foot_y_left": jumps, "foot_y_right": jumps} if jumps else {}
+    tall = with_channels(d.base, bend=d.uniform(-0.1, 0.05), heel_left=0.3, heel_right=0.3, **leap)
+    guide, elbow = d.uniform(0.0, 0.4) * d.chance(0.6), (0.6, d.uniform(-1.0, 0.4), 0.4)
+    brow = d.arms(chest, d.near(-0.15, 0.4, 0.32, by=(0.1, 0.15, 0.1)), elbow)
+    high = d.arms(tall, d.near(-0.1, 0.7, 0.5, by=(0.1, 0.2, 0.2)))
+    for vector in (brow, high):  # the guiding hand is lower
+        vector[CHANNEL["arm_y_left"]] -= guide
+        vector[CHANNEL["arm_x_left"]] -= 0.3 * guide
+    score = d.start().to(d.uniform(0.35, 0.9), chest, d.uniform(0, 0.5))
+    if d.chance(0.6):
+        score.to(d.uniform(0.2, 0.45), brow, d.uniform(0, 0.3))
+    score.to(d.uniform(0.18, 0.45), high, d.uniform(0.05, 0.2 if jumps else 0.6))
+    if d.chance(0.4):
+        score.to(d.uniform(0.25, 0.5), d.arms(d.base, d.near(-0.05, -0.1, 0.5, by=0.15)))
+    return score.to(d.uniform(0.35, 0.9), d.base).motion()
 
 
 def kick(d: Draw) -> Motion:
-    """Kick forward or aside."""
-    aside = d.chance(0.3)
+    """Kick forward or aside, with a leg within its length."""
+    aside, reach = d.chance(0.3), d.uniform(0.7, 0.82)
+    angle = d.uniform(0.5, 1.4)  # of the leg from the vertical
     support = with_channels(d.base, x=0.08)
-    support = d.arms(support, d.near(0.3, -0.85, 0.1)) if d.chance(0.5) else support
     back = with_channels(support, foot_z_right=-d.uniform(0.1, 0.45) * (not aside), foot_y_right=d.uniform(0.08, 0.3))
-    to = {"foot_x_right": d.uniform(0.45, 0.8)} if aside else {"foot_z_right": d.uniform(0.4, 0.8)}
-    strike = with_channels(support, foot_y_right=d.uniform(0.2, 0.85), bend=-d.uniform(0, 0.2), lean=0.15 * aside, **to)
+    out = reach * np.sin(angle)
+    to = {"foot_x_right": 0.1 + out} if aside else {"foot_z_right": out, "foot_x_right": d.uniform(-0.15, 0.15)}
+    trunk = {"bend": -d.uniform(-0.1, 0.2), "lean": d.uniform(0.1, 0.35) * aside, "drop": d.uniform(0.02, 0.06)}
+    strike = with_channels(support, foot_y_right=max(0.83 - reach * np.cos(angle), 0.03), **trunk, **to)
+    arms = d.count(0, 3)
+    if arms == 1:  # out, for balance
+        support, back, strike = (d.arms(v, d.near(0.35, -0.8, 0.1, by=0.15)) for v in (support, back, strike))
+    elif arms > 1:  # against the leg
+        swing = d.uniform(0.2, 0.8)
+        ahead, behind = (0.35, -0.75, swing), (0.4, -0.75, -0.7 * swing)
+        back = d.arm(d.arm(back, "left", behind, (0.3, 0.0, -1.0)), "right", ahead)
+        strike = d.arm(d.arm(strike, "left", ahead), "right", behind, (0.3, 0.0, -1.0))
     score = d.start()
     for _ in range(d.count(1, 2)):
         if d.chance(0.7):
-            score.to(d.uniform(0.3, 0.5), back)
-        score.to(d.uniform(0.2, 0.4), strike, d.uniform(0, 0.15)).to(d.uniform(0.3, 0.6), support)
+            score.to(d.uniform(0.25, 0.5), back)
+        score.to(d.uniform(0.15, 0.4), strike, d.uniform(0, 0.15)).to(d.uniform(0.3, 0.6), support)
     return score.to(d.uniform(0.3, 0.5), d.base).motion()
 
 
@@ -196,16 +281,37 @@ def jumping_jacks(d: Draw) -> Motion:
 
 
 def lunge(d: Draw) -> Motion:
-    """Step far forward and down."""
-    score = d.start()
+    """Step far forward and down, sometimes to the knee, and back or on."""
+    score, base, deep = d.start(), d.base, d.chance(0.6)
+    score.to(d.uniform(0, 0.5))
+    on, arms, forward = d.chance(0.2), d.count(0, 7), d.uniform(0.0, 0.2)
+    forward = d.uniform(0.2, 0.8) if d.chance(0.3) else forward  # of the trunk
     for _ in range(d.count(1, 2)):
-        length = d.uniform(0.5, 0.9)
-        step = with_channels(d.base, foot_z_right=length, foot_y_right=0.06, z=0.3 * length, drop=0.1)
-        down = with_channels(d.base, foot_z_right=length, z=0.5 * length, drop=d.uniform(0.2, 0.42), heel_left=0.8)
-        down = d.arms(down, (0.28, -0.62, 0.02), (1.0, 0.0, -0.6)) if d.chance(0.3) else down
-        score.to(d.uniform(0.3, 0.6), step).to(d.uniform(0.3, 0.6), down, d.uniform(0.1, 0.8))
-        score.to(d.uniform(0.3, 0.6), step).to(d.uniform(0.3, 0.6), d.base)
-    return score.motion()
+        length = d.uniform(0.45, 0.9)
+        rear, place = base[CHANNEL["foot_z_left"]], base[CHANNEL["z"]]
+        share = d.uniform(0.4, 0.65)  # of the way to the front foot
+        step = with_channels(base, foot_z_right=rear + length, foot_y_right=0.06, z=place + 0.3 * length, drop=0.1)
+        down = with_channels(
+            base, foot_z_right=rear + length, z=place + share * length, heel_left=d.uniform(0.4, 0.9),
+            drop=d.uniform(0.25, 0.44) if deep else d.uniform(0.12, 0.28), tilt=0.6 * forward, bend=0.1 + 0.4 * forward,
+        )  # fmt: skip
+        if arms == 0:
+            down = d.arms(down, (0.28, -0.62, 0.02), (1.0, 0.0, -0.6))  # on the hips
+        elif arms == 1:
+            down = d.arms(down, d.near(-0.2, -0.6, 0.55))  # on the front knee
+        elif arms == 2:
+            down = d.arms(down, d.near(0.6, -0.6, 0.1, by=(0.3, 0.3, 0.2)))  # out, for balance
+        elif arms == 3:
+            down = d.arms(down, d.near(-0.1, -0.4, 0.45))  # before the body
+        score.to(d.uniform(0.3, 0.7), step).to(d.uniform(0.3, 0.9), down, d.uniform(0.05, 0.9))
+        if on:  # the rear foot follows
+            ahead = {f"foot_z_{side}": base[CHANNEL[f"foot_z_{side}"]] + length for side in BOTH}
+            base = with_channels(base, z=place + length, **ahead)
+            lifted = with_channels(base, foot_z_left=rear + 0.6 * length, foot_y_left=0.1, z=place + 0.8 * length)
+            score.to(d.uniform(0.3, 0.6), lifted).to(d.uniform(0.2, 0.4), base)
+        else:
+            score.to(d.uniform(0.3, 0.7), step).to(d.uniform(0.3, 0.7), base)
+    return score.to(d.uniform(0, 0.5)).motion()
 
 
 def squat(d: Draw) -> Motion:

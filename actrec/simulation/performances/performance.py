@@ -56,6 +56,7 @@ class Motion:
         waves: Periodic changes on top.
         ways: Start and end, s, of walking, and the speed of the place over the floor, forward, m/s.
         turn: Of the place while it moves, rad/s to the left.
+        turns: Start and end, s, of turning on the spot or on the way, and its speed, rad/s to the left.
     """
 
     times: Sequence[float]
@@ -63,11 +64,15 @@ class Motion:
     waves: Sequence[Wave] = ()
     ways: Sequence[tuple[float, float, float]] = ()
     turn: float = 0.0
+    turns: Sequence[tuple[float, float, float]] = ()
 
     def speeds(self, times: np.ndarray) -> np.ndarray:
         """Return the speed of the place at `times` [T], m/s."""
-        parts = [v * ease((times - start) / 0.25) * ease((end - times) / 0.25) for start, end, v in self.ways]
-        return np.sum(parts, axis=0) if parts else np.zeros(len(times))
+        return _within(self.ways, times)
+
+    def turning(self, times: np.ndarray) -> np.ndarray:
+        """Return the speed of the place's turns at `times` [T] without `turn`, rad/s."""
+        return _within(self.turns, times)
 
     def postures(self, times: np.ndarray) -> np.ndarray:
         """Return the postures [T, channels] at `times` [T], s."""
@@ -78,6 +83,12 @@ class Motion:
         for side in BOTH:
             vectors[:, _REACH[side]] = np.linalg.norm(vectors[:, _ARM[side]], axis=1)
         return vectors
+
+
+def _within(spans: Sequence[tuple[float, float, float]], times: np.ndarray) -> np.ndarray:
+    """Return the sum at `times` of the values of spans (start, end, value), which swell and ebb."""
+    parts = [value * ease((times - start) / 0.25) * ease((end - times) / 0.25) for start, end, value in spans]
+    return np.sum(parts, axis=0) if parts else np.zeros(len(times))
 
 
 @dataclass
