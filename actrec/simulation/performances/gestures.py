@@ -204,12 +204,12 @@ def _punch(d: Draw) -> Motion:
     for number in range(count):
         side, other = BOTH if alternates and number % 2 else BOTH[::-1]
         sign = -1 if side == "left" else 1
-        back = with_channels(d.arm(guard, side, drawn, (0.7, -0.3, -1.0)), twist=-0.6 * sign * turn)
+        back = with_channels(d.arm(guard, side, drawn, (0.7, -0.7, -1.0)), twist=-0.6 * sign * turn)
         out = d.arm(guard, side, d.near(-0.15, height, 0.94, by=(0.12, 0.12, 0.07)), (flare, -0.6, -0.2))
         out = with_channels(out, twist=sign * turn, bend=lean, foot_z_left=step, z=0.3 * step)
         if d.chance(0.7 if resting else 0.3) and not (rolling and number):
             score.to(d.uniform(0.15, 0.45), back, d.uniform(0, 0.2))
-        out = d.arm(out, other, drawn, (0.7, -0.6, -1.0)) if rolling else out
+        out = d.arm(out, other, drawn, (0.7, -0.8, -1.0)) if rolling else out
         score.to(d.uniform(0.12, 0.3), out, d.uniform(0, held))
         if not rolling and number < count - 1:
             score.to(d.uniform(0.15, 0.35), guard, d.uniform(0, 0.3))
@@ -264,7 +264,7 @@ def _push(d: Draw) -> Motion:
                   (d.uniform(0.3, 1.2), -0.8, -0.4))  # fmt: skip
     body_to = {"tilt": d.uniform(0.1, 0.4), "foot_z_left": d.uniform(0.15, 0.4), "z": 0.1, "drop": 0.05}
     far = with_channels(d.base, bend=d.uniform(-0.12, 0.2), **(body_to if heavy else {}))
-    far = d.arms(far, (d.uniform(-0.25, 0.05), up + d.uniform(-0.05, 0.2), d.uniform(0.85, 0.95)))
+    far = d.arms(far, (d.uniform(-0.25, 0.05), up + d.uniform(-0.05, 0.2), d.uniform(0.88, 0.97)))
     score = d.start().to(d.uniform(0.3, 0.8), near, d.uniform(0, 0.3))
     count, returns = d.count(1, 2), d.chance(0.4)  # or lowers the arms from where they are
     for number in range(count):

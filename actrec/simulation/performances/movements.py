@@ -35,7 +35,7 @@ def sit_or_stand(d: Draw, sits: bool) -> Motion:
         shorten_arm(seat, side)
     hands = d.count(0, 4)  # 0 and 1: on the thighs
     if hands == 2:
-        seat = d.arms(seat, d.near(0.3, -0.8, -0.05, by=0.15), (0.6, 0.0, -1.0))  # beside the hips
+        seat = d.arms(seat, d.near(0.25, -0.9, 0.0, by=0.1), (0.6, 0.0, -1.0))  # beside the hips
     elif hands == 3:
         seat = d.arms(seat, d.near(0.0, -0.55, 0.6))  # on the knees
     elif hands == 4:
@@ -47,7 +47,7 @@ def sit_or_stand(d: Draw, sits: bool) -> Motion:
         for name, size in {"tilt": 0.6 * lean, "bend": 0.4 * lean, "twist": 0.6 * looks, "head_yaw": looks}.items():
             vector[CHANNEL[name]] += size * halfway
         if hands and 0 < share < 1:
-            vector = d.arms(vector, (0.2, -0.75, -0.3 if back else 0.25 + 0.4 * halfway))  # back to the seat or ahead
+            vector = d.arms(vector, (0.2, -0.85, 0.05 if back else 0.25 + 0.4 * halfway))  # back to the seat or ahead
         keys.append(vector)
     stands = d.uniform(0, 1.2) * d.chance(0.6)
     around = d.uniform(0.8, 1.5) if d.chance(0.2) else 0.0
@@ -198,7 +198,10 @@ def throw(d: Draw) -> Motion:
 
 def shoot_basketball(d: Draw) -> Motion:
     """Throw from the chest upward, with both hands or with one that the other guides, sometimes with a jump."""
-    chest = d.arms(with_channels(d.base, drop=d.uniform(0.02, 0.2)), d.near(-0.22, 0.0, 0.42, by=(0.08, 0.25, 0.12)))
+    chest = d.arms(
+        with_channels(d.base, drop=d.uniform(0.02, 0.05 + 0.15 * d.chance(0.5))),
+        d.near(-0.22, 0.0, 0.42, by=(0.08, 0.25, 0.12)),
+    )
     jumps = d.uniform(0.05, 0.25) if d.chance(0.25) else 0.0
     leap = {"drop": -jumps, "foot_y_left": jumps, "foot_y_right": jumps} if jumps else {}
     tall = with_channels(d.base, bend=d.uniform(-0.1, 0.05), heel_left=0.3, heel_right=0.3, **leap)
@@ -224,7 +227,7 @@ def kick(d: Draw) -> Motion:
     support = with_channels(d.base, x=0.08)
     back = with_channels(support, foot_z_right=-d.uniform(0.1, 0.45) * (not aside), foot_y_right=d.uniform(0.08, 0.3))
     out = reach * np.sin(angle)
-    to = {"foot_x_right": 0.1 + out} if aside else {"foot_z_right": out, "foot_x_right": d.uniform(-0.15, 0.15)}
+    to = {"foot_x_right": 0.1 + out} if aside else {"foot_z_right": out, "foot_x_right": d.uniform(-0.1, 0.15)}
     trunk = {"bend": -d.uniform(-0.1, 0.2), "lean": d.uniform(0.1, 0.35) * aside, "drop": d.uniform(0.02, 0.06)}
     strike = with_channels(support, foot_y_right=max(0.83 - reach * np.cos(angle), 0.03), **trunk, **to)
     arms = d.count(0, 3)

@@ -100,6 +100,44 @@ def test_perform_walking_feet_stand_still_on_the_floor():
     assert max(slides) < 0.8 and np.median(slides) < 0.4  # m/s, of walks of up to 1.4 m/s
 
 
+def test_perform_walks_end_standing_or_on_the_way_and_some_turn_about():
+    moved, turned = [], []
+    for take in range(16):
+        joints = perform("walk", (5, take), hz=10)[1]
+        ankles = joints[-3:, [_J["ankle_left"], _J["ankle_right"]]]
+        moved.append(np.ptp(ankles, axis=0).max())
+        hips = joints[:, _J["hip_left"]] - joints[:, _J["hip_right"]]
+        turned.append(np.ptp(np.unwrap(np.arctan2(hips[:, 2], hips[:, 0]))))
+    assert min(moved) < 0.03 and max(moved) > 0.1  # m in the last 0.2 s
+    assert np.median(turned) < 1.5 and max(turned) > 2.0  # rad
+
+
+def test_perform_kicks_keep_the_hips_up():
+    for take in range(12):
+        height = -perform("kick", (5, take), hz=10)[1][:, _J["spine_base"], 1]
+        assert np.ptp(height) < 0.2
+
+
+def test_perform_punches_with_a_straight_arm_and_sometimes_the_other_at_rest():
+    low = 0
+    for take in range(12):
+        joints = perform("punch", (5, take), hz=30)[1]
+        arms = joints[:, [_J["wrist_left"], _J["wrist_right"]]] - joints[:, [_J["shoulder_left"], _J["shoulder_right"]]]
+        reach = np.linalg.norm(arms, axis=-1)
+        assert (reach * (arms[..., 1] < 0.2)).max() > 0.85 * reach.max()  # near the height of the shoulder
+        low += int((arms[..., 1].min(axis=0) > 0.3).any())
+    assert 1 <= low <= 9
+
+
+@pytest.mark.parametrize(("name", "seated"), [("sit down", -1), ("stand up", 0)])
+def test_perform_sometimes_rests_on_the_seat(name, seated):
+    rests = []
+    for take in range(12):
+        hips = perform(name, (5, take), hz=10)[1][:, _J["spine_base"], 1]  # y points down
+        rests.append(np.mean(np.abs(hips - hips[seated]) < 0.02))
+    assert min(rests) < 0.25 and max(rests) > 0.3  # share of the performance
+
+
 def test_perform_unknown_action_raises():
     with pytest.raises(ConfigError, match="the actor has no action 'fly'; known: wave, raise hand"):
         perform("fly", (0,))
