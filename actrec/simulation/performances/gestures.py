@@ -198,18 +198,18 @@ def _punch(d: Draw) -> Motion:
     count = d.count(1, 5) if not resting or d.chance(0.3) else 1
     alternates, height = d.chance(0.6), d.uniform(-0.1, 0.25)
     rolling = alternates and d.chance(0.7)  # one fist comes back while the other goes out
-    drawn = d.near(0.2, -0.2, 0.0, by=(0.12, 0.25, 0.2))
+    drawn = d.near(0.18, -0.35, 0.08, by=(0.1, 0.2, 0.15))
     held = d.uniform(0.1, 0.8) if count < 3 and d.chance(0.5) else 0.05
     lean, turn = d.uniform(-0.05, 0.2), d.uniform(0, 0.6)
     for number in range(count):
         side, other = BOTH if alternates and number % 2 else BOTH[::-1]
         sign = -1 if side == "left" else 1
-        back = with_channels(d.arm(guard, side, drawn, (0.7, -0.7, -1.0)), twist=-0.6 * sign * turn)
+        back = with_channels(d.arm(guard, side, drawn, (0.6, -1.0, -0.9)), twist=-0.6 * sign * turn)
         out = d.arm(guard, side, d.near(-0.15, height, 0.94, by=(0.12, 0.12, 0.07)), (flare, -0.6, -0.2))
         out = with_channels(out, twist=sign * turn, bend=lean, foot_z_left=step, z=0.3 * step)
         if d.chance(0.7 if resting else 0.3) and not (rolling and number):
             score.to(d.uniform(0.15, 0.45), back, d.uniform(0, 0.2))
-        out = d.arm(out, other, drawn, (0.7, -0.8, -1.0)) if rolling else out
+        out = d.arm(out, other, drawn, (0.6, -1.0, -0.9)) if rolling else out
         score.to(d.uniform(0.12, 0.3), out, d.uniform(0, held))
         if not rolling and number < count - 1:
             score.to(d.uniform(0.15, 0.35), guard, d.uniform(0, 0.3))
