@@ -266,7 +266,7 @@ def _push(d: Draw) -> Motion:
     far = with_channels(d.base, bend=d.uniform(-0.12, 0.2), **(body_to if heavy else {}))
     far = d.arms(far, (d.uniform(-0.25, 0.05), up + d.uniform(-0.05, 0.2), d.uniform(0.88, 0.97)))
     score = d.start().to(d.uniform(0.3, 0.8), near, d.uniform(0, 0.3))
-    count, returns = d.count(1, 2), d.chance(0.4)  # or lowers the arms from where they are
+    count, returns = d.count(1, 2), d.chance(0.4)  # or lowers the outstretched arms at once
     for number in range(count):
         score.to(d.uniform(0.2, 1.2 if heavy else 0.7), far, d.uniform(0, 0.6))
         if returns or number < count - 1:
