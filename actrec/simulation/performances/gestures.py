@@ -163,7 +163,7 @@ def _fetched(d: Draw, share: float) -> tuple[Score, np.ndarray]:
 
 
 def _drink(d: Draw) -> Motion:
-    score, last = _fetched(d, 0.6)
+    score, last = _fetched(d, 0.45)
     height = d.uniform(0, 1)  # of elbow and hand, to tip a cup
     place = np.add(d.near(*_MOUTH, by=0.07), (0.12 * height, 0.15 * height, 0))
     mouth = d.arm(d.base, "right", place, (0.9, -0.9 + 0.9 * height, 0.0))
@@ -181,10 +181,16 @@ def _phone(d: Draw) -> Motion:
     if d.chance(0.4):
         seen = with_channels(d.arm(d.base, "right", d.near(-0.1, -0.15, 0.45)), head_pitch=0.35)
         score.to(d.uniform(0.4, 0.8), seen, d.uniform(0.2, 1.0))
-    ear = d.arm(d.base, "right", d.near(*_EAR, by=0.08), (0.9, d.uniform(-0.9, 0.1), 0.1))
+    if d.chance(0.75):  # the elbow hangs
+        ear = d.arm(d.base, "right", d.near(0.05, 0.22, 0.26, by=(0.06, 0.07, 0.06)), (0.6, -1.0, d.uniform(-0.1, 0.4)))
+    else:
+        ear = d.arm(d.base, "right", d.near(*_EAR, by=0.08), (0.9, d.uniform(-0.9, 0.1), 0.1))
     ear = with_channels(ear, head_roll=-d.uniform(0, 0.2))
-    score.to(d.uniform(0.4, 0.9), ear, d.uniform(1.0, 4.0))
-    return (score.to(d.uniform(0.4, 0.9), last) if d.chance(0.6) else score).motion()
+    score.to(d.uniform(0.4, 0.9), ear, d.uniform(0.7, 2.0) if d.chance(0.6) else d.uniform(1.5, 4.0))
+    if d.chance(0.3):
+        return score.motion()
+    score.to(d.uniform(0.4, 0.9), last, d.uniform(0, 0.3))
+    return (score if last is d.base or d.chance(0.2) else score.to(d.uniform(0.4, 0.8), d.base)).motion()
 
 
 def _punch(d: Draw) -> Motion:

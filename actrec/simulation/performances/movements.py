@@ -12,13 +12,16 @@ from actrec.simulation.posture import CHANNEL, with_channels
 
 def bow(d: Draw) -> Motion:
     """Bend forward, sometimes to the toes."""
-    if d.chance(0.25):  # to the toes
-        low = d.bent(d.base, d.uniform(1.6, 2.2), 1.0, z=-d.uniform(0.1, 0.2), drop=d.uniform(0.01, 0.1))
+    if d.chance(0.35):  # to the toes, some with bent knees
+        drop = d.uniform(0.15, 0.4) if d.chance(0.25) else d.uniform(0.01, 0.1)
+        low = d.bent(d.base, d.uniform(1.6, 2.3), 1.0, z=-d.uniform(0.1, 0.25), drop=drop)
     else:
         low = d.bent(
             d.base, d.uniform(0.45, 1.6), d.uniform(0, 1), z=-d.uniform(0, 0.15), head_pitch=d.uniform(-0.3, 0.3)
         )
-    return d.start().to(d.uniform(0.5, 1.2), low, d.uniform(0.1, 1.2)).to(d.uniform(0.5, 1.2), d.base).motion()
+        if d.chance(0.25):  # a hand or both before the belly
+            low = d.hands(low, d.near(-0.35, -0.5, 0.35), d.chance(0.4), (0.7, -0.7, 0.0))
+    return d.start().to(d.uniform(0.5, 1.2), low, d.uniform(0.1, 1.8)).to(d.uniform(0.5, 1.2), d.base).motion()
 
 
 def sit_or_stand(d: Draw, sits: bool) -> Motion:
@@ -142,18 +145,33 @@ def run(d: Draw) -> Motion:
 
 
 def carry(d: Draw) -> Motion:
-    """Hold something before the body, mostly while walking."""
-    both = d.chance(0.7)
-    place = d.near(-0.12 if both else 0.1, -0.45, 0.5, by=(0.12, 0.15, 0.12))
-    vector = d.hands(with_channels(d.base, drop=0.03, bend=d.uniform(-0.08, 0.12)), place, both)
-    moving = d.chance(0.7)
-    return gait(d, vector, d.uniform(0.65, 1.05), d.uniform(0.04, 0.15), 0.02, d.uniform(0.4, 1.2) * moving, 0.012)
+    """Hold something before the body, from the belly to the shoulders, mostly while walking; some lift it first."""
+    both = d.chance(0.75)
+    up = d.uniform(-0.6, -0.25) if d.chance(0.5) else d.uniform(-0.3, 0.15)
+    place = d.near(-0.15 if both else 0.05, up, 0.42, by=(0.15, 0.05, 0.18))
+    elbow = (d.uniform(0.5, 1.0), d.uniform(-1.0, 0.0), -0.1)
+    vector = d.hands(with_channels(d.base, drop=0.03, bend=d.uniform(-0.12, 0.15)), place, both, elbow)
+    moving = d.chance(0.8)
+    motion = gait(d, vector, d.uniform(0.65, 1.05), d.uniform(0.04, 0.15), 0.02, d.uniform(0.4, 1.2) * moving, 0.012)
+    if not d.chance(0.4):
+        return motion
+    table = with_channels(d.base, bend=d.uniform(0.05, 0.4), head_pitch=d.uniform(0, 0.3))
+    table = d.hands(table, d.near(0.0, -0.4, 0.65, by=(0.12, 0.25, 0.15)), both)
+    lift = d.start().to(d.uniform(0.4, 0.9), table, d.uniform(0, 0.4)).to(d.uniform(0.4, 0.8), vector)
+    begin = lift.now - 0.2
+    waves = [replace(wave, start=begin, end=wave.end + lift.now) for wave in motion.waves]
+    ways = [(begin, end + lift.now, speed) for _, end, speed in motion.ways]
+    lift.to(motion.times[-1])
+    return Motion(lift.times, lift.keys, waves, ways, motion.turn)
 
 
 def pick_up(d: Draw) -> Motion:
     """Pick something up from the floor or near it, with one hand or both."""
     both = d.chance(0.4)
     low = d.low(both, d.uniform(0.05, 0.4))
+    if d.chance(0.5):  # in a step, or beside the way
+        low = with_channels(low, foot_z_left=d.uniform(0.05, 0.35), foot_z_right=-d.uniform(0, 0.25), heel_right=0.6,
+                            yaw=d.uniform(-0.6, 0.6), lean=d.uniform(-0.2, 0.2))  # fmt: skip
     held = d.hands(d.base, d.near(-0.05, -0.5, 0.45, by=0.15), both)
     halfway = with_channels(d.base + 0.45 * (low - d.base), tilt=0.32, bend=0.36)
     score = d.start().to(d.uniform(0.3, 0.6), halfway).to(d.uniform(0.3, 0.7), low, d.uniform(0.05, 0.6))
@@ -247,12 +265,23 @@ def kick(d: Draw) -> Motion:
 
 
 def drop_trash(d: Draw) -> Motion:
-    """Hold something out, sometimes bent aside, and let go of it."""
-    score = d.start()
-    if d.chance(0.6):
-        score.to(d.uniform(0.3, 0.6), d.arm(d.base, "right", d.near(0.0, -0.45, 0.45)), d.uniform(0, 0.4))
-    over = d.arm(d.base, "right", d.near(0.35, -0.45, 0.5, by=(0.35, 0.2, 0.25)))
-    over = with_channels(over, bend=d.uniform(0.02, 0.6), lean=-d.uniform(0, 0.3), twist=-d.uniform(0, 0.5))
+    """Hold something out, often bent aside or down to a basket, and let go of it."""
+    score, held = d.start(), d.arm(d.base, "right", d.near(0.0, -0.45, 0.45))
+    if d.chance(0.4):  # comes with it in the hand
+        score = Score(held, score.tempo)
+    elif d.chance(0.5):
+        score.to(d.uniform(0.3, 0.6), held, d.uniform(0, 0.4))
+    kind = d.uniform(0, 1)
+    if kind < 0.35:  # aside to a basket beside the feet
+        over = d.arm(d.base, "right", d.near(0.2, -0.8, 0.25, by=(0.2, 0.12, 0.2)))
+        lean, bend = d.uniform(0.35, 0.8), d.uniform(0.15, 0.7)
+        over = with_channels(over, lean=-lean, bend=bend, tilt=d.uniform(0, 0.3), twist=-d.uniform(0, 0.4))
+    elif kind < 0.6:  # down to a bin before the feet
+        over = with_channels(d.base, tilt=d.uniform(0.2, 0.6), bend=d.uniform(0.2, 0.6), z=-0.08, head_pitch=0.2)
+        over = d.arm(over, "right", d.near(0.05, -0.75, 0.5, by=(0.15, 0.15, 0.2)))
+    else:
+        over = d.arm(d.base, "right", d.near(0.35, -0.45, 0.5, by=(0.35, 0.2, 0.25)))
+        over = with_channels(over, bend=d.uniform(0.02, 0.6), lean=-d.uniform(0, 0.3), twist=-d.uniform(0, 0.5))
     return score.to(d.uniform(0.35, 0.7), over, d.uniform(0.1, 0.6)).to(d.uniform(0.4, 0.8), d.base).motion()
 
 

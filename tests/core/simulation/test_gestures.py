@@ -88,6 +88,17 @@ def test_perform_a_tick_ends_above_its_beginning():
         assert wrist.argmin() > 0.4 * len(wrist)  # y points down
 
 
+def test_perform_phone_mostly_with_the_elbow_below_the_shoulder():
+    below = []
+    for take in range(20):
+        joints = perform("phone", (7, take), hz=10)[1]
+        away = [np.linalg.norm(joints[:, _J[f"wrist_{s}"]] - joints[:, _J["head"]], axis=-1) for s in ("left", "right")]
+        side = ("left", "right")[int(away[1].min() < away[0].min())]
+        held = joints[min(away, key=np.min).argmin()]
+        below.append(held[_J[f"elbow_{side}"], 1] > held[_J[f"shoulder_{side}"], 1])  # y points down
+    assert np.mean(below) > 0.5
+
+
 def test_perform_walking_feet_stand_still_on_the_floor():
     slides = []
     for take in range(6):
