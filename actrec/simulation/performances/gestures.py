@@ -177,7 +177,7 @@ def _drink(d: Draw) -> Motion:
 
 
 def _phone(d: Draw) -> Motion:
-    score, last = _fetched(d, 0.5)
+    score, last = _fetched(d, 0.65)
     if d.chance(0.4):
         seen = with_channels(d.arm(d.base, "right", d.near(-0.1, -0.15, 0.45)), head_pitch=0.35)
         score.to(d.uniform(0.4, 0.8), seen, d.uniform(0.2, 1.0))

@@ -278,7 +278,8 @@ def drop_trash(d: Draw) -> Motion:
         over = with_channels(over, lean=-lean, bend=bend, tilt=d.uniform(0, 0.3), twist=-d.uniform(0, 0.4))
     elif kind < 0.6:  # down to a bin before the feet
         over = with_channels(d.base, tilt=d.uniform(0.2, 0.6), bend=d.uniform(0.2, 0.6), z=-0.08, head_pitch=0.2)
-        over = d.arm(over, "right", d.near(0.05, -0.75, 0.5, by=(0.15, 0.15, 0.2)))
+        over = d.arm(over, "left", d.near(0.12, -0.8, 0.4, by=(0.08, 0.1, 0.2)))
+        over = d.arm(over, "right", d.near(0.15, -0.5, 0.75, by=(0.2, 0.15, 0.15)))
     else:
         over = d.arm(d.base, "right", d.near(0.35, -0.45, 0.5, by=(0.35, 0.2, 0.25)))
         over = with_channels(over, bend=d.uniform(0.02, 0.6), lean=-d.uniform(0, 0.3), twist=-d.uniform(0, 0.5))
