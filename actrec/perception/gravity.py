@@ -188,6 +188,7 @@ class GravityEstimator:
         at_first = self._estimate is None and not self._stood
         if may_lie and on_floor is None and not (at_first and hovers(samples)):
             self._doubt(axis)
+            self._samples.extend(samples[len(samples) // 2 :])  # someone may begin to walk
             return
         found = round_to_mount(axis, PEOPLE_ERROR_DEG) if on_floor is None else on_floor
         if self._estimate is None:
