@@ -44,6 +44,9 @@ _BRANCHES = tuple(
 )
 
 _LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in ("knee", "ankle", "foot"))
+DRIVE_M_S, TURN_RAD_S = 0.8, 0.5
+"""Largest speeds of a robot that follows or passes people."""
+
 OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
 """All joints but the root, parents first."""
 
@@ -96,6 +99,9 @@ class Augmentation:
         "share of the clips that follow upon another one after waiting and a movement to the first pose, instead of a "
         "pause without frames",
         range=(0.0, 1.0),
+    )
+    driven: float = setting(
+        0.0, "share of windows of bodies that a camera sees which drives and turns, on a robot", range=(0.0, 1.0)
     )
 
 
@@ -198,6 +204,21 @@ def sample_between(
     keep[[0, int(np.searchsorted(stamps, end, side="right")) - 1, -1]] = True
     wanted = windows.sample_stamps(int(end), seconds, frames)
     return TimedBodies(stamps[keep].astype(np.int64), clip.bodies[:, keep], wanted)
+
+
+def seen_by_robot(window: TimedBodies, options: Augmentation, rng: np.random.Generator) -> TimedBodies:
+    """Return a window, in its share of draws as a camera at the same place at its end sees it that drives and turns."""
+    if not options.driven or rng.random() >= options.driven:
+        return window
+    elapsed_s = ((window.stamps_ns - window.sample_ns[-1]) / NANOSECONDS).astype(np.float32)
+    heading, speed = rng.uniform(-np.pi, np.pi), rng.uniform(0, DRIVE_M_S)
+    turn = rng.uniform(-TURN_RAD_S, TURN_RAD_S) * (rng.random() < 0.5)
+    way = np.array([np.sin(heading), 0, np.cos(heading)], np.float32) * np.float32(speed)
+    moved = window.bodies + elapsed_s[:, None, None] * way
+    cos, sin = (of(turn * elapsed_s)[:, None].astype(np.float32) for of in (np.cos, np.sin))
+    x, y, z = np.moveaxis(moved, -1, 0)
+    moved = np.stack([cos * x + sin * z, y, cos * z - sin * x], axis=-1)
+    return TimedBodies(window.stamps_ns, moved, window.sample_ns)
 
 
 def sample_stamps(

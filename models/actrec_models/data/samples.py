@@ -265,18 +265,20 @@ class Samples(Dataset[Sample]):
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self._in_axes(self.clips[int(rng.integers(len(self.clips)))]) if options.before else None
-        return data_augmentation.sample_window(
+        window = data_augmentation.sample_window(
             self._in_axes(clip), seconds, frames, options, rng, before, self.clips.layout
         )
+        return window if self.hands else data_augmentation.seen_by_robot(window, options, rng)
 
     def _between(self, clip: Clip, rng: np.random.Generator) -> data_augmentation.TimedBodies:
         """Return a window that ends after an action, or before the next one."""
         assert self.augmentation is not None
         before = self._in_axes(self.clips[int(rng.integers(len(self.clips)))])
-        return data_augmentation.sample_between(
+        window = data_augmentation.sample_between(
             self._in_axes(clip), self.window.seconds, self.window.frames, self.augmentation, rng, before,
             self.clips.layout,
         )  # fmt: skip
+        return window if self.hands else data_augmentation.seen_by_robot(window, self.augmentation, rng)
 
     def _in_axes(self, clip: Clip) -> Clip:
         """Return the bodies of a clip in the axes that the network takes."""
@@ -432,7 +434,7 @@ def unused_augmentation(specs: list[InputSpec], recipe: DataRecipe, made: Collec
         return ""
     ours, default = recipe.check(), data_augmentation.Augmentation()
     if bodies_alone and specs[0].layout == "hand_22":
-        known, more = {"exchange", "smoothed"}, "they vary bodies, not hands"
+        known, more = {"exchange", "smoothed", "driven"}, "they vary bodies, not hands"
     elif bodies_alone:
         known, more = {"turn_deg", "size"}, "they vary networks of joints and bones alone"
     else:
