@@ -4,16 +4,26 @@ Clips of each person follow one another in random order with waiting in between,
 `everyday` has. CAD-60's recordings of a minute are played as they are. A model gets only the test part of the datasets
 that it was trained on, and all people of the others. Labels are compared as classes of `everyday`, or else by their own
 names.
+
+`--drive`, `--fps` and `--hide-legs` change what the camera sees: it drives on a robot, has another frame rate, or a
+table hides the legs.
 """
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from actrec import inference
 from actrec.cli import Parser, amount, count
 from actrec.datasets.everyday import SETS
+from actrec.skeleton import windows
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.types import NANOSECONDS
+from actrec_models.data.continuous import ActionStream
 from actrec_models.evaluation import elsewhere
 from actrec_models.evaluation.elsewhere import Share
 
@@ -33,6 +43,32 @@ COLUMNS = {
 }
 
 
+LEG_M = 1.5
+
+_LEGS = [KINECT_V2_25.index[f"{joint}_{side}"] for joint in ("knee", "ankle", "foot") for side in ("left", "right")]
+
+
+def seen(recording: ActionStream, drive_m_s: float, fps: float | None, hide_legs: bool) -> ActionStream:
+    """Return a recording as another camera sees it: one that drives, has another rate, or does not see the legs."""
+    sequence = recording.sequence
+    stamps, bodies, scores = sequence.stamps_ns, sequence.bodies, sequence.scores
+    if fps:
+        wanted = np.arange(stamps[0], stamps[-1], NANOSECONDS / fps).astype(np.int64)
+        nearest = np.abs(np.searchsorted(stamps, wanted, side="right") - 1)
+        bodies = np.stack([windows.resample(stamps, body, wanted) for body in bodies])
+        stamps, scores = wanted, scores[:, nearest]
+    if drive_m_s:
+        way = drive_m_s * (stamps - stamps[0]) / NANOSECONDS
+        place = LEG_M - np.abs((way + LEG_M) % (4 * LEG_M) - 2 * LEG_M)
+        bodies = bodies - place[:, None, None] * np.array([0.8, 0.0, 0.6], np.float32)
+    if hide_legs:
+        bodies, scores = bodies.copy(), scores.copy()
+        bodies[:, :, _LEGS], scores[:, :, _LEGS] = np.nan, 0.0
+    pixels = np.full((*bodies.shape[:3], 2), np.nan, np.float32)
+    bodies = bodies.astype(np.float32)
+    return replace(recording, sequence=replace(sequence, stamps_ns=stamps, bodies=bodies, scores=scores, pixels=pixels))
+
+
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Return the figures of each model on each dataset."""
     parser = Parser("actrec bench events", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,6 +79,9 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     add("--clips", type=count, default=elsewhere.CLIPS, help="clips of each person, at most (default: %(default)s)")
     add("--minutes", type=amount, default=8.0, help="end a person's recording after this long (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the order of clips")
+    add("--drive", type=amount, metavar="M_S", help=f"the camera drives so fast, {LEG_M:g} m to each side and back")
+    add("--fps", type=amount, help="frames a second (default: the datasets' own)")
+    add("--hide-legs", action="store_true", help="the camera does not see the legs")
     default = os.environ.get("ACTREC_DATA", "data")
     add("--data", type=Path, default=Path(default), help="folder of the datasets (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -54,6 +93,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         home = [Share(session.package.provenance.dataset, "own")] if is_home else []
         for share in [*home, *elsewhere.shares(session.package, str(options.data), options.sets)]:
             recordings = elsewhere.recordings(str(options.data), share, {}, **limits)
+            recordings = [seen(each, options.drive or 0.0, options.fps, options.hide_legs) for each in recordings]
             figures = elsewhere.play_all(session, recordings).figures()
             rows.append({"model": model, "set": share.name, **{COLUMNS[key]: figures[key] for key in COLUMNS}})
     return {"events": rows}
