@@ -119,7 +119,7 @@ class GravityEstimator:
         for body in bodies:
             axis, weight = body_axis(body.positions, body.scores)
             if weight > 0:
-                base, (across, free) = body.positions[_BASE], free_arms(body.positions, axis)
+                base, (across, free) = body.positions[_BASE], free_arms(body.positions, body.scores, axis)
                 self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, base, across, free))
                 self._stood |= weight > SEATED_WEIGHT and angle_deg(axis, LEVEL) < MAX_LEAN_DEG
         if bodies:
@@ -247,30 +247,33 @@ def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
     return any(float(np.percentile(way, 90)) > WALK_M for way in ways)
 
 
-def free_arms(positions: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, tuple[bool, bool]]:
+def free_arms(positions: np.ndarray, scores: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, tuple[bool, bool]]:
     """Return the direction [3] from the left to the right shoulder, and whether the left and the right arm are free.
 
     A person does not lie on a free arm: it reaches out beyond the shoulder, or is stretched along the trunk. Positions
-    are [25, 3] m, `axis` is the result of `body_axis`. Without shoulders the direction is zero and no arm is free.
+    are [25, 3] m, scores [25] in 0..1, `axis` is the result of `body_axis`. Without shoulders the direction is zero; an
+    arm that is not seen whole is not free.
     """
+    known = np.isfinite(positions).all(axis=-1) & (scores >= MIN_SCORE)
     shoulders, elbows, wrists = positions[_ARMS].transpose(1, 0, 2)
-    across = shoulders[1] - shoulders[0]
-    across = across / max(float(np.linalg.norm(across)), 1e-6)
-    if not np.isfinite(across).all():
+    if not known[_ARMS[:, 0]].all():
         return np.zeros(3, np.float32), (False, False)
+    across = _unit(shoulders[1] - shoulders[0])
     free = []
     for side, outward in enumerate((-across, across)):
-        body = max(shoulders[side] @ outward, positions[_LEGS[side, 0]] @ outward)
-        reach = max(elbows[side] @ outward, wrists[side] @ outward) - body
-        upper, lower = shoulders[side] - elbows[side], elbows[side] - wrists[side]
-        bends = [
-            upper @ axis / max(float(np.linalg.norm(upper)), 1e-6),
-            lower @ axis / max(float(np.linalg.norm(lower)), 1e-6),
-        ]
-        free.append(
-            bool(reach > REACH_M or min(bends) > np.cos(np.radians(HANGING_DEG)))
-        )  # False if joints are missing
+        hip = _LEGS[side, 0]
+        if not known[[hip, *_ARMS[side]]].all():
+            free.append(False)
+            continue
+        trunk = max(shoulders[side] @ outward, positions[hip] @ outward)
+        reach = max(elbows[side] @ outward, wrists[side] @ outward) - trunk
+        hangs = min(_unit(shoulders[side] - elbows[side]) @ axis, _unit(elbows[side] - wrists[side]) @ axis)
+        free.append(bool(reach > REACH_M or hangs > np.cos(np.radians(HANGING_DEG))))
     return across.astype(np.float32), (free[0], free[1])
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6))
 
 
 def hovers(samples: Sequence[_Sample]) -> bool:

@@ -116,6 +116,20 @@ def test_estimate_person_sideways_on_nothing_turns_the_camera(turns: int, beneat
     assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 8, "a fall"
 
 
+@pytest.mark.parametrize("unseen", ["wrist", "elbow", "hip"])
+def test_free_arms_are_seen_whole(unseen: str) -> None:
+    joints, scores, place = standing(), np.ones(25, np.float32), KINECT_V2_25.index
+    axis = estimation.body_axis(joints, scores)[0]
+    across, free = estimation.free_arms(joints, scores, axis)
+    assert free == (True, True) and across[0] == pytest.approx(-1, abs=0.02)
+    scores[place[f"{unseen}_left"]] = 0.1
+    assert estimation.free_arms(joints, scores, axis)[1] == (False, True)
+    joints[place[f"{unseen}_right"]] = np.nan
+    assert estimation.free_arms(joints, scores, axis)[1] == (False, False)
+    joints[place["shoulder_left"]] = np.nan
+    assert not estimation.free_arms(joints, scores, axis)[0].any()
+
+
 def test_estimate_lying_person_on_the_floor_keeps_a_level_camera() -> None:
     estimator = GravityEstimator()
     observe(estimator, lying(), 6, depth=room())
