@@ -184,12 +184,14 @@ class Readings:
 
     def fit_floor(self, on: np.ndarray, normal: np.ndarray, height: float) -> tuple[np.ndarray, float]:
         """Fit the plane by least squares in the inverse depth, in which it is linear, weighted by the depth error."""
-        z = self.depth[on]
+        z, uneven = self.depth[on], "no plane below the camera is even enough: point the camera at an even floor"
         if len(z) < 100:
-            raise InputError("no plane below the camera is even enough: point the camera at an even floor")
+            raise InputError(uneven)
         weight = z * self.floor_depth(normal, height)[on] / self.sigma[on]
         plane = np.linalg.lstsq(self.rays[on] * weight[:, None], weight / z, rcond=None)[0]  # −normal / height
         size = float(np.linalg.norm(plane))
+        if not size > 1e-6:  # farther than any room
+            raise InputError(uneven)
         fitted = -plane / size
         return (fitted, 1 / size) if fitted @ normal > 0 else (-fitted, -1 / size)
 

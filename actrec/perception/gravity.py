@@ -61,9 +61,9 @@ class GravityEstimator:
     """Direction of gravity: from the setting `mount`, the frame, or the people and the floor in view.
 
     There is an estimate once people were observed for `gravity_window_s`. People alone, without a floor, turn the
-    camera by 45° to 135° only if they walk, or if they would lie on one side, from the start, with nothing beneath
-    them (`free_arms`): a person who lies down does neither. If the camera is moved later, the estimate follows within
-    two more windows. `options` are fields of `GravityConfig`.
+    camera by 45° to 135° only if they walk, or, before anybody was seen upright, move an arm through the place of what
+    they would lie on (`reaches_through`). If the camera is moved later, the estimate follows within two more windows.
+    `options` are fields of `GravityConfig`.
 
     Args:
         mount_option: How the user sets the mounting, for warnings.
@@ -86,7 +86,8 @@ class GravityEstimator:
         self._samples: deque[_Sample] = deque()
         self._newest: tuple[RgbdFrame, list[Body]] | None = None
         self._contradicted = False  # in one window so far
-        self._stood = False  # someone stood upright in the image: who lies later fell or lay down
+        self._upright = 0  # bodies upright in a level image, in all frames: who lies later fell or lay down
+        self._by_arms = False  # the estimate is from `reaches_through` alone
         self.warning = ""
         self._turns: int | None = None
         self._tries = 0
@@ -119,9 +120,10 @@ class GravityEstimator:
         for body in bodies:
             axis, weight = body_axis(body.positions, body.scores)
             if weight > 0:
-                base, (across, free) = body.positions[_BASE], free_arms(body.positions, body.scores, axis)
-                self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, base, across, free))
-                self._stood |= weight > SEATED_WEIGHT and angle_deg(axis, LEVEL) < MAX_LEAN_DEG
+                known = np.isfinite(body.positions).all(axis=-1) & (body.scores >= MIN_SCORE)
+                joints = np.where(known[:, None], body.positions, np.nan)
+                self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, joints))
+                self._upright += angle_deg(axis, LEVEL) < MAX_LEAN_DEG
         if bodies:
             self._newest = frame, bodies
         if bodies and self._samples and frame.stamp_ns - self._samples[0].stamp_ns >= self._window_ns:
@@ -179,20 +181,26 @@ class GravityEstimator:
             on_floor = next(iter(find_floors(frame, bodies, [assumed])), on_floor)
         if on_floor is None and self._estimate is None and frame.depth is not None and self._tries < MAX_TRIES:
             self._tries += 1
-            on_floor = search_floor(frame, bodies, axis)  # people who bend
+            if MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG:  # before a camera that looks down
+                on_floor = search_floor(frame, bodies, assumed)
+            if on_floor is None:
+                on_floor = search_floor(frame, bodies, axis)  # people who bend
             if on_floor is None and self._tries < MAX_TRIES:  # the floor may be found in a later frame
                 middle = len(samples) // 2
                 self._samples.extend(samples[middle:])
                 return
         may_lie = MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG and not walks(samples, axis)
-        at_first = self._estimate is None and not self._stood
-        if may_lie and on_floor is None and not (at_first and hovers(samples)):
+        at_first = self._estimate is None and self._upright < MIN_UPRIGHT
+        through = at_first and may_lie and on_floor is None and reaches_through(samples)
+        refuted = self._by_arms and stands and angle_deg(axis, LEVEL) < MAX_LEAN_DEG  # people stand as in a level one
+        if may_lie and on_floor is None and not (through or refuted):
             self._doubt(axis)
             self._samples.extend(samples[len(samples) // 2 :])  # someone may begin to walk
             return
         found = round_to_mount(axis, PEOPLE_ERROR_DEG) if on_floor is None else on_floor
-        if self._estimate is None:
+        if self._estimate is None or refuted:
             self._set(found)
+            self._by_arms = through
         elif angle_deg(found, self._estimate) < (FLOOR_CHANGE_DEG if on_floor is not None else PEOPLE_CHANGE_DEG):
             self._moved, self.warning = None, ""
         elif on_floor is not None or stands:
@@ -203,6 +211,7 @@ class GravityEstimator:
 
     def _set(self, up: np.ndarray) -> None:
         before, self._estimate, self._moved, self.warning = self._estimate, up, None, ""
+        self._by_arms = False
         self.up = self._choice.of({"estimate": up})
         roll, pitch = gravity.angles_from_up(up)
         if before is not None or angle_deg(up, LEVEL) > MAX_LEAN_DEG:
@@ -218,79 +227,94 @@ class GravityEstimator:
             name = min(gravity.MOUNTS, key=lambda mount: angle_deg(axis, np.array(gravity.MOUNTS[mount], np.float32)))
             self.warning = (
                 "people lie sideways in the image, and no floor is in view: they may lie, or the camera may be turned. "
-                f"It counts as upright until a person walks; if it is turned, set {self._option}{name}"
+                "It counts as upright until a person walks or moves both arms freely; if it is turned, set "
+                f"{self._option}{name}"
             )
             logger.warning(self.warning)
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """A body in one frame: direction [3] to its head, weight of that, hips [3] m, and the result of `free_arms`."""
+    """A body in one frame: direction [3] to its head, weight of that, and joints [25, 3] m, NaN if not seen."""
 
     stamp_ns: int
     body_id: str
     axis: np.ndarray
     weight: float
-    base: np.ndarray
-    across: np.ndarray
-    free: tuple[bool, bool]
+    joints: np.ndarray
 
 
 def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
-    """Return whether a straight body moves across its own axis [3], as lying people do not."""
-    bases: dict[str, list[np.ndarray]] = {}
-    for sample in samples:
-        along = angle_deg(sample.axis, axis) < SEATED_ERROR_DEG  # not before a fall, in which the hips move as well
-        if along and sample.weight > SEATED_WEIGHT and np.isfinite(sample.base).all():
-            bases.setdefault(sample.body_id, []).append(sample.base - (sample.base @ axis) * axis)
-    ways = (np.linalg.norm(np.subtract(way, np.median(way, axis=0)), axis=1) for way in bases.values())
-    return any(float(np.percentile(way, 90)) > WALK_M for way in ways)
+    """Return whether a straight body moves across its own axis [3] and steps, as lying people do not.
 
-
-def free_arms(positions: np.ndarray, scores: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, tuple[bool, bool]]:
-    """Return the direction [3] from the left to the right shoulder, and whether the left and the right arm are free.
-
-    A person does not lie on a free arm: it reaches out beyond the shoulder, or is stretched along the trunk. Positions
-    are [25, 3] m, scores [25] in 0..1, `axis` is the result of `body_axis`. Without shoulders the direction is zero; an
-    arm that is not seen whole is not free.
+    The hips of a lying person move, too, before a camera on a robot that drives.
     """
-    known = np.isfinite(positions).all(axis=-1) & (scores >= MIN_SCORE)
-    shoulders, elbows, wrists = positions[_ARMS].transpose(1, 0, 2)
-    if not known[_ARMS[:, 0]].all():
-        return np.zeros(3, np.float32), (False, False)
-    across = _unit(shoulders[1] - shoulders[0])
-    free = []
-    for side, outward in enumerate((-across, across)):
-        hip = _LEGS[side, 0]
-        if not known[[hip, *_ARMS[side]]].all():
-            free.append(False)
+    # Not before a fall, in which the hips move as well.
+    upright = (s for s in samples if s.weight > SEATED_WEIGHT and angle_deg(s.axis, axis) < SEATED_ERROR_DEG)
+    for own in _by_body(upright):
+        joints = np.stack([sample.joints for sample in own])
+        joints = joints - (joints @ axis)[..., None] * axis
+        bases = joints[np.isfinite(joints[:, _BASE]).all(axis=-1), _BASE]
+        feet = joints[:, _LEGS[0, 2]] - joints[:, _LEGS[1, 2]]
+        feet = feet[np.isfinite(feet).all(axis=-1)]
+        if not len(bases) or not len(feet):
             continue
-        trunk = max(shoulders[side] @ outward, positions[hip] @ outward)
-        reach = max(elbows[side] @ outward, wrists[side] @ outward) - trunk
-        hangs = min(_unit(shoulders[side] - elbows[side]) @ axis, _unit(elbows[side] - wrists[side]) @ axis)
-        free.append(bool(reach > REACH_M or hangs > np.cos(np.radians(HANGING_DEG))))
-    return across.astype(np.float32), (free[0], free[1])
+        way = float(np.percentile(np.linalg.norm(bases - np.median(bases, axis=0), axis=1), 90))
+        step = float(np.ptp(np.percentile(feet, (5, 95), axis=0), axis=0).max())
+        if way > WALK_M and step > STEP_M:
+            return True
+    return False
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6))
+def reaches_through(samples: Sequence[_Sample]) -> bool:
+    """Return whether a straight body, which in a level camera would lie on one side, moves an arm beneath itself.
+
+    There is a floor or a bed beneath who lies; before a turned camera there is nothing. An arm that only hangs beside a
+    body, or over the edge of a bed, is no evidence.
+    """
+    for own in _by_body(sample for sample in samples if sample.weight > STRAIGHT):
+        joints = np.stack([sample.joints for sample in own])
+        shoulders, elbows, wrists = joints[:, _ARMS].transpose(2, 1, 0, 3)
+        across = shoulders[1] - shoulders[0]
+        across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
+        tilt = across @ LEVEL  # the right shoulder is beneath if < 0
+        side = int(np.nanmedian(tilt) < 0) if np.isfinite(tilt).any() else 0
+        outward, hips = across * (1 if side else -1), joints[:, _LEGS[side, 0]]
+        trunk = np.maximum(*((place * outward).sum(axis=-1) for place in (shoulders[side], hips)))
+        elbow, reach = ((place * outward).sum(axis=-1) - trunk for place in (elbows[side], wrists[side]))
+        on_side = tilt * (-1 if side else 1) > ON_SIDE
+        # Beyond the elbow, on which a person may lean. False if joints are missing.
+        through = on_side & (reach > np.maximum(REACH_M, elbow + PAST_ELBOW_M))
+        if through.sum() < max(MIN_THROUGH * len(own), MIN_FRAMES) or on_side.sum() < 0.5 * len(own):
+            continue
+        moved = (wrists[side] - shoulders[side])[on_side & np.isfinite(reach)]
+        if np.ptp(np.percentile(moved, (5, 95), axis=0), axis=0).max() > MOVED_M:
+            return True
+    return False
 
 
-def hovers(samples: Sequence[_Sample]) -> bool:
-    """Return whether straight bodies, in an upright camera, would lie on one side with nothing beneath them."""
-    straight = [sample for sample in samples if sample.weight > SEATED_WEIGHT]
-    beneath = [(float(sample.across @ LEVEL), sample.free) for sample in straight]  # the right shoulder is below if < 0
-    free = [abs(tilt) > ON_SIDE and arms[int(tilt < 0)] for tilt, arms in beneath]
-    return sum(free) >= max(MIN_FREE * len(samples), 1)
+def _by_body(samples: Iterable[_Sample]) -> list[list[_Sample]]:
+    own: dict[str, list[_Sample]] = {}
+    for sample in samples:
+        own.setdefault(sample.body_id, []).append(sample)
+    return list(own.values())
 
 
 LEVEL = np.array(gravity.LEVEL, np.float32)
 
-REACH_M, HANGING_DEG = 0.12, 30.0
-"""An arm is free if elbow or wrist are this far outside shoulder and hip, or if it is this straight along the trunk."""
+REACH_M, PAST_ELBOW_M, MOVED_M = 0.2, 0.05, 0.25
+"""Way in m of a wrist beyond shoulder and hip, beyond the elbow, and of its motion, of an arm beneath who would lie."""
 
-ON_SIDE, MIN_FREE = 0.9, 0.5
-"""Cosine of the shoulders' angle to `up` from which on a person lies on one side; share of frames with a free arm."""
+ON_SIDE, STRAIGHT, MIN_THROUGH = 0.9, 0.3, 0.05
+"""Cosine of the shoulders' angle to `up` and weight of a body that would lie on one side; share of such frames."""
+
+MIN_FRAMES = 3
+
+MIN_UPRIGHT = 5
+"""Bodies upright in a level image, over all frames, from which on people sideways fell or lay down."""
+
+STEP_M = 0.15
+"""Change of the way from foot to foot, in m, of who walks."""
 
 FLOOR_CHANGE_DEG, PEOPLE_CHANGE_DEG = 4.0, 20.0
 """Change of an estimate by the floor, or by standing people alone, beyond which the camera was moved."""
