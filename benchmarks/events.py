@@ -79,7 +79,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     add("--clips", type=count, default=elsewhere.CLIPS, help="clips of each person, at most (default: %(default)s)")
     add("--minutes", type=amount, default=8.0, help="end a person's recording after this long (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the order of clips")
-    add("--drive", type=amount, metavar="M_S", help=f"the camera drives so fast, {LEG_M:g} m to each side and back")
+    add("--drive", type=amount, metavar="M_S", help=f"the camera drives so fast, aslant, {LEG_M:g} m to each side")
     add("--fps", type=amount, help="frames a second (default: the datasets' own)")
     add("--hide-legs", action="store_true", help="the camera does not see the legs")
     default = os.environ.get("ACTREC_DATA", "data")

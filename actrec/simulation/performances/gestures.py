@@ -196,7 +196,7 @@ def _phone(d: Draw) -> Motion:
 def _punch(d: Draw) -> Motion:
     """Return one punch or several, from a guard or from arms at rest; the fist is often drawn back first."""
     resting = d.chance(0.4)
-    step, flare = d.uniform(0, 0.35) * d.chance(0.6), d.uniform(0.3, 1.2)  # of the elbow
+    step, flare = d.uniform(0, 0.35) * (not resting and d.chance(0.6)), d.uniform(0.3, 1.2)  # of the elbow
     guard = d.base if resting else d.arms(d.base, d.near(-0.08, 0.0 if d.chance(0.6) else -0.35, 0.35, by=0.12),
                                           (flare, -1.0, -0.3))  # fmt: skip
     guard = guard if resting else with_channels(guard, foot_z_left=step)

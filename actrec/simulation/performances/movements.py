@@ -12,9 +12,8 @@ from actrec.simulation.posture import CHANNEL, with_channels
 
 def bow(d: Draw) -> Motion:
     """Bend forward, sometimes to the toes."""
-    if d.chance(0.35):  # to the toes, some with bent knees
-        drop = d.uniform(0.15, 0.4) if d.chance(0.25) else d.uniform(0.01, 0.1)
-        low = d.bent(d.base, d.uniform(1.6, 2.3), 1.0, z=-d.uniform(0.1, 0.25), drop=drop)
+    if d.chance(0.35):  # to the toes
+        low = d.bent(d.base, d.uniform(1.6, 2.2), 1.0, z=-d.uniform(0.1, 0.25), drop=d.uniform(0.01, 0.1))
     else:
         low = d.bent(
             d.base, d.uniform(0.45, 1.6), d.uniform(0, 1), z=-d.uniform(0, 0.15), head_pitch=d.uniform(-0.3, 0.3)
@@ -118,8 +117,11 @@ def going(d: Draw, vector: np.ndarray, hz: float, lift: float, swing: float, spe
     curve = d.uniform(-1.2, 1.2) if d.chance(0.5) and speed else 0.0
     turns = []
     if d.chance(0.4 if speed else 0.1):
-        at, lasts = d.uniform(0.2, score.now - 0.5), d.uniform(0.7, 1.4)
-        turns.append((at, at + lasts, d.uniform(1.4, 3.3) / lasts * (1 if d.chance(0.5) else -1)))
+        lasts = d.uniform(0.7, 1.4)
+        first, last = max(begin, 0.0), min(end, score.now) - lasts
+        if first < last:  # the feet move all the while
+            at = d.uniform(first, last)
+            turns.append((at, at + lasts, d.uniform(1.4, 3.3) / lasts * (1 if d.chance(0.5) else -1)))
     return Motion(score.times, score.keys, waves, ((begin, end, speed),), curve, turns)
 
 
@@ -232,7 +234,11 @@ def shoot_basketball(d: Draw) -> Motion:
     score = d.start().to(d.uniform(0.35, 0.9), chest, d.uniform(0, 0.5))
     if d.chance(0.6):
         score.to(d.uniform(0.2, 0.45), brow, d.uniform(0, 0.3))
-    score.to(d.uniform(0.18, 0.45), high, d.uniform(0.05, 0.2 if jumps else 0.6))
+    if jumps:
+        flight = 0.15 + 0.35 * jumps
+        score.to(flight, high).to(flight, with_channels(high, drop=0.0, foot_y_left=0.0, foot_y_right=0.0))
+    else:
+        score.to(d.uniform(0.18, 0.45), high, d.uniform(0.05, 0.6))
     if d.chance(0.4):
         score.to(d.uniform(0.25, 0.5), d.arms(d.base, d.near(-0.05, -0.1, 0.5, by=0.15)))
     return score.to(d.uniform(0.35, 0.9), d.base).motion()

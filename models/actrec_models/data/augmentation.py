@@ -206,8 +206,8 @@ def sample_between(
     return TimedBodies(stamps[keep].astype(np.int64), clip.bodies[:, keep], wanted)
 
 
-def seen_by_robot(window: TimedBodies, options: Augmentation, rng: np.random.Generator) -> TimedBodies:
-    """Return a window, in its share of draws as a camera at the same place at its end sees it that drives and turns."""
+def recorded_by_robot(window: TimedBodies, options: Augmentation, rng: np.random.Generator) -> TimedBodies:
+    """Return a window as a camera records it that drives and turns, and ends at the same place; a share `driven`."""
     if not options.driven or rng.random() >= options.driven:
         return window
     elapsed_s = ((window.stamps_ns - window.sample_ns[-1]) / NANOSECONDS).astype(np.float32)

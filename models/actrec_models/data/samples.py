@@ -268,7 +268,7 @@ class Samples(Dataset[Sample]):
         window = data_augmentation.sample_window(
             self._in_axes(clip), seconds, frames, options, rng, before, self.clips.layout
         )
-        return window if self.hands else data_augmentation.seen_by_robot(window, options, rng)
+        return window if self.hands else data_augmentation.recorded_by_robot(window, options, rng)
 
     def _between(self, clip: Clip, rng: np.random.Generator) -> data_augmentation.TimedBodies:
         """Return a window that ends after an action, or before the next one."""
@@ -278,7 +278,7 @@ class Samples(Dataset[Sample]):
             self._in_axes(clip), self.window.seconds, self.window.frames, self.augmentation, rng, before,
             self.clips.layout,
         )  # fmt: skip
-        return window if self.hands else data_augmentation.seen_by_robot(window, self.augmentation, rng)
+        return window if self.hands else data_augmentation.recorded_by_robot(window, self.augmentation, rng)
 
     def _in_axes(self, clip: Clip) -> Clip:
         """Return the bodies of a clip in the axes that the network takes."""

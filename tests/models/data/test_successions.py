@@ -9,7 +9,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data import continuous
-from actrec_models.data.augmentation import DRIVE_M_S, Augmentation, sample_between, sample_window, seen_by_robot
+from actrec_models.data.augmentation import DRIVE_M_S, Augmentation, recorded_by_robot, sample_between, sample_window
 from actrec_models.data.samples import Samples, check_between
 from actrec_models.training.recipe import Recipe
 
@@ -111,7 +111,7 @@ def test_between_without_background_or_with_images_is_refused(modality: str, bac
     check_between(SPECS, config.build(Recipe, {"background": 0.1, "between": 0.1}))
 
 
-def test_seen_by_robot_moves_all_joints_alike_but_at_the_end() -> None:
+def test_recorded_by_robot_moves_all_joints_alike_but_at_the_end() -> None:
     options, still = Augmentation(driven=1.0), clip(FIRST)
     still.bodies[:, :, 1:, 2] = 0  # a person who rests, 3 m away
     still.bodies[..., 2] += 3
@@ -120,10 +120,10 @@ def test_seen_by_robot_moves_all_joints_alike_but_at_the_end() -> None:
     )
     highest = 0.0
     for seed in range(20):
-        seen = seen_by_robot(window, options, np.random.default_rng(seed)).resampled()
+        seen = recorded_by_robot(window, options, np.random.default_rng(seed)).resampled()
         np.testing.assert_allclose(seen[:, -1], window.resampled()[:, -1], atol=1e-4)
         np.testing.assert_allclose(seen[..., 1], window.resampled()[..., 1], atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(seen[0, :, 5] - seen[0, :, 0], axis=-1), FIRST, atol=1e-4)
         highest = max(highest, float(np.linalg.norm(seen[0, 0, 0] - seen[0, -1, 0])))
     assert DRIVE_M_S < highest < 2 * (DRIVE_M_S + 0.5 * 4)
-    assert seen_by_robot(window, Augmentation(), np.random.default_rng(0)) is window
+    assert recorded_by_robot(window, Augmentation(), np.random.default_rng(0)) is window
