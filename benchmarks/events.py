@@ -5,7 +5,7 @@ Clips of each person follow one another in random order with waiting in between,
 that it was trained on, and all people of the others. Labels are compared as classes of `everyday`, or else by their own
 names.
 
-`--drive`, `--fps` and `--hide-legs` change what the camera sees: it drives on a robot, has another frame rate, or a
+`--drive`, `--fps` and `--hide-legs` are for another camera: it drives on a robot, has another frame rate, or a
 table hides the legs.
 """
 

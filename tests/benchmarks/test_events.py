@@ -12,7 +12,7 @@ from benchmarks import events
 
 
 def recording() -> ActionStream:
-    """Return 8 s at 30 Hz of a person who stays where they are and raises the joints."""
+    """Return 8 s at 30 Hz of a person who stays in place and raises the joints."""
     stamps = np.arange(240) * (NANOSECONDS // 30)
     joints = np.zeros((1, 240, 25, 3), np.float32)
     joints[..., 1], joints[..., 2] = -np.linspace(0, 1, 240)[None, :, None], 3.0
