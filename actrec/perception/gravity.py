@@ -306,7 +306,7 @@ REACH_M, PAST_ELBOW_M, MOVED_M = 0.2, 0.05, 0.25
 """Way in m of a wrist beyond shoulder and hip, beyond the elbow, and of its motion, of an arm beneath who would lie."""
 
 ON_SIDE, STRAIGHT, MIN_THROUGH = 0.9, 0.3, 0.05
-"""Cosine of the shoulders' angle to `up` and weight of a body that would lie on one side; share of frames with the arm there."""
+"""Cosine of the shoulders' angle to `up` and weight of a body that would lie on one side; share of frames for it."""
 
 MIN_FRAMES = 3
 
