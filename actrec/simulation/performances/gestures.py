@@ -92,7 +92,7 @@ def _wave(d: Draw) -> Motion:
 
 
 def _raise_hand(d: Draw) -> Motion:
-    both, height = d.chance(0.25), d.uniform(-0.5, 1.5)
+    both, height = d.chance(0.25), d.uniform(-0.25, 1.5)
     upper = (d.uniform(0.1, 0.9), height, d.uniform(-0.1, 0.7))
     held = _along(d, upper, (d.uniform(-0.35, 0.35), 1.0, d.uniform(-0.1, 0.4)), both, palm_x=0, palm_z=1)
     return _lowered(d, _raised(d, held, both).to(d.uniform(0.5, 3.5), held), both)
