@@ -22,6 +22,7 @@ from actrec.cli import Parser, amount, count
 from actrec.datasets.everyday import SETS
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.sequence import from_joints
 from actrec.types import NANOSECONDS
 from actrec_models.data.continuous import ActionStream
 from actrec_models.evaluation import elsewhere
@@ -51,22 +52,19 @@ _LEGS = [KINECT_V2_25.index[f"{joint}_{side}"] for joint in ("knee", "ankle", "f
 def seen(recording: ActionStream, drive_m_s: float, fps: float | None, hide_legs: bool) -> ActionStream:
     """Return a recording as another camera sees it: one that drives, has another rate, or does not see the legs."""
     sequence = recording.sequence
-    stamps, bodies, scores = sequence.stamps_ns, sequence.bodies, sequence.scores
+    stamps, bodies = sequence.stamps_ns, sequence.bodies
     if fps:
         wanted = np.arange(stamps[0], stamps[-1], NANOSECONDS / fps).astype(np.int64)
-        nearest = np.abs(np.searchsorted(stamps, wanted, side="right") - 1)
-        bodies = np.stack([windows.resample(stamps, body, wanted) for body in bodies])
-        stamps, scores = wanted, scores[:, nearest]
+        bodies, stamps = np.stack([windows.resample(stamps, body, wanted) for body in bodies]), wanted
     if drive_m_s:
         way = drive_m_s * (stamps - stamps[0]) / NANOSECONDS
         place = LEG_M - np.abs((way + LEG_M) % (4 * LEG_M) - 2 * LEG_M)
         bodies = bodies - place[:, None, None] * np.array([0.8, 0.0, 0.6], np.float32)
     if hide_legs:
-        bodies, scores = bodies.copy(), scores.copy()
-        bodies[:, :, _LEGS], scores[:, :, _LEGS] = np.nan, 0.0
-    pixels = np.full((*bodies.shape[:3], 2), np.nan, np.float32)
-    bodies = bodies.astype(np.float32)
-    return replace(recording, sequence=replace(sequence, stamps_ns=stamps, bodies=bodies, scores=scores, pixels=pixels))
+        bodies = bodies.copy()
+        bodies[:, :, _LEGS] = np.nan
+    made = from_joints(sequence.name, stamps, bodies.astype(np.float32), meta=sequence.meta, up=sequence.up)
+    return replace(recording, sequence=made)
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:

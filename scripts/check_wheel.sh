@@ -16,8 +16,15 @@ bin=bin
 [ -d "$place/build/bin" ] || bin=Scripts # Windows
 "$place/build/$bin/python" -m pip install -q --disable-pip-version-check build
 step "building"
-"$place/build/$bin/python" -m build --outdir dist . > "$place/build.log" || { tail -n 20 "$place/build.log" >&2; exit 1; }
-rm -rf ./*.egg-info # of the archive, without executables of nodes: Python started here would take it for the installed package
+# The build leaves the description of the archive, without executables of nodes, which Python started here would take for
+# the installed package. Older pips keep that one's at this place.
+mkdir "$place/kept"
+cp -r ./*.egg-info "$place/kept" 2> /dev/null || true
+built=0
+"$place/build/$bin/python" -m build --outdir dist . > "$place/build.log" || built=$?
+rm -rf ./*.egg-info
+cp -r "$place/kept/." .
+[ "$built" -eq 0 ] || { tail -n 20 "$place/build.log" >&2; exit 1; }
 wheel="$(echo dist/actrec-*.whl)"
 size="$(wc -c < "$wheel")"
 [ "$size" -lt 100000000 ] || { echo "actrec: $wheel has $size bytes, PyPI takes up to 100 MB" >&2; exit 1; }

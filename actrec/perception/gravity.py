@@ -175,13 +175,15 @@ class GravityEstimator:
         axis = round_to_mount(axis, STANDING_ERROR_DEG if stands else SEATED_ERROR_DEG)
         assumed = LEVEL if self._estimate is None else self._estimate
         angle = angle_deg(axis, assumed)
+        is_sideways = MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG
+        may_lie = is_sideways and not walks(samples, axis)
         on_floor = next(iter(find_floors(frame, bodies, [axis])), None)
-        if MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG and (on_floor is None or not walks(samples, axis)):
+        if may_lie or (is_sideways and on_floor is None):
             # People who lie on it: a plane at their feet is then a wall.
             on_floor = next(iter(find_floors(frame, bodies, [assumed])), on_floor)
         if on_floor is None and self._estimate is None and frame.depth is not None and self._tries < MAX_TRIES:
             self._tries += 1
-            if MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG:  # before a camera that looks down
+            if is_sideways:  # before a camera that looks down
                 on_floor = search_floor(frame, bodies, assumed)
             if on_floor is None:
                 on_floor = search_floor(frame, bodies, axis)  # people who bend
@@ -189,7 +191,6 @@ class GravityEstimator:
                 middle = len(samples) // 2
                 self._samples.extend(samples[middle:])
                 return
-        may_lie = MAX_LEAN_DEG < angle < UPSIDE_DOWN_DEG and not walks(samples, axis)
         at_first = self._estimate is None and self._upright < MIN_UPRIGHT
         through = at_first and may_lie and on_floor is None and reaches_through(samples)
         refuted = self._by_arms and stands and angle_deg(axis, LEVEL) < MAX_LEAN_DEG  # people stand as in a level one
@@ -320,7 +321,7 @@ FLOOR_CHANGE_DEG, PEOPLE_CHANGE_DEG = 4.0, 20.0
 """Change of an estimate by the floor, or by standing people alone, beyond which the camera was moved."""
 
 MAX_TRIES = 3
-"""Searches for the floor before the people's axis alone is taken; one takes about 0.15 s."""
+"""Searches for the floor before the people's axis alone is taken; one takes about 0.15 s, of people sideways 0.3 s."""
 
 MAX_BEND_DEG = 45.0
 """Angle to the vertical up to which the floor under people is searched."""
