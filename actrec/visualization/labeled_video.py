@@ -40,6 +40,9 @@ class LabeledVideo:
     def __init__(self, file: Path):
         self._writer = VideoWriter(file)
         self._thread = ThreadPoolExecutor(1, "labeled_video")
+        # A Ctrl-C while the first frame's `submit` starts the thread would leave it out of `shutdown`, which would not
+        # wait for that frame.
+        self._thread.submit(int).result()
         self._pending: deque[Future[None]] = deque()
 
     @property

@@ -295,9 +295,14 @@ def _build_in_thread(trt: Any, builder: Any, network: Any, settings: Any, progre
     """Return the built engine, or None; raise the exception of a progress callback or of the waiting thread.
 
     TensorRT swallows exceptions of its callbacks, Ctrl-C too: the build has its own thread, which gets no signal, and
-    exceptions are kept until it ends.
+    exceptions are kept until it ends. It waits until the thread is known to the executor: after a Ctrl-C within
+    `submit`, the executor would not wait for it.
     """
-    stop, raised = threading.Event(), []
+    known, stop, raised = threading.Event(), threading.Event(), []
+
+    def run() -> Any:
+        known.wait()
+        return None if stop.is_set() else builder.build_serialized_network(network, settings)
 
     def report(phase: str, step: int, steps: int) -> bool:
         try:
@@ -311,10 +316,13 @@ def _build_in_thread(trt: Any, builder: Any, network: Any, settings: Any, progre
     if hasattr(trt, "IProgressMonitor"):
         settings.progress_monitor = _monitor(trt, report)
     with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
-        try:  # around submit too: a Ctrl-C in it comes after the build has begun
-            made = thread.submit(builder.build_serialized_network, network, settings).result()
+        try:
+            building = thread.submit(run)
+            known.set()
+            made = building.result()
         except BaseException:
             stop.set()
+            known.set()
             raise
     if raised:
         raise raised[0]

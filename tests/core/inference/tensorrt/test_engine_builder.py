@@ -75,16 +75,21 @@ def test_build_engine_ctrl_c_ends_build(tiny, fake_tensorrt, tmp_path, capsys):
     assert main(["build-engine", str(tiny.path)]) == 0, "the lock is free again"
 
 
-def test_build_engine_ctrl_c_as_build_begins_ends_it(tiny, fake_tensorrt, tmp_path, monkeypatch):
-    found, submit = fake_tensorrt(fault="slow"), ThreadPoolExecutor.submit
+def test_build_engine_ctrl_c_as_thread_starts_builds_nothing(tiny, fake_tensorrt, tmp_path, monkeypatch):
+    found, start = fake_tensorrt(fault="slow"), threading.Thread.start
+    started = []
 
-    def interrupted_submit(*arguments):
-        submit(*arguments)
-        raise KeyboardInterrupt
+    def interrupted_start(thread):
+        start(thread)
+        if thread.name.startswith("build_engine"):
+            started.append(thread)
+            raise KeyboardInterrupt  # before the executor knows the thread, which it therefore does not join
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted_submit)
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
     assert main(["build-engine", str(tiny.path)]) == 130
-    assert plain_tensorrt.CANCELLED in found.calls and engines(tmp_path) == []
+    assert len(started) == 1
+    started[0].join(timeout=10)
+    assert not plain_tensorrt.is_building(found) and engines(tmp_path) == []
 
 
 def test_build_ends_with_exception_of_progress(tiny, fake_tensorrt, tmp_path):
