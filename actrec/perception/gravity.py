@@ -8,9 +8,9 @@ lies on the floor from a camera that is turned.
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,8 +62,8 @@ class GravityEstimator:
 
     There is an estimate once people were observed for `gravity_window_s`. People alone, without a floor, turn the
     camera by 45° to 135° only if they walk, or, before anybody was seen upright, move an arm through the place of what
-    they would lie on (`reaches_through`). If the camera is moved later, the estimate follows within two more windows.
-    `options` are fields of `GravityConfig`.
+    they would lie on (`reaches_through`), or, of a source without depth, let the arm there hang (`arm_hangs`). If the
+    camera is moved later, the estimate follows within two more windows. `options` are fields of `GravityConfig`.
 
     Args:
         mount_option: How the user sets the mounting, for warnings.
@@ -87,7 +87,7 @@ class GravityEstimator:
         self._newest: tuple[RgbdFrame, list[Body]] | None = None
         self._contradicted = False  # in one window so far
         self._upright = 0  # bodies upright in a level image, in all frames: who lies later fell or lay down
-        self._by_arms = False  # the estimate is from `reaches_through` alone
+        self._by_arms = False  # the estimate is from `reaches_through` or `arm_hangs` alone
         self.warning = ""
         self._turns: int | None = None
         self._tries = 0
@@ -192,16 +192,18 @@ class GravityEstimator:
                 self._samples.extend(samples[middle:])
                 return
         at_first = self._estimate is None and self._upright < MIN_UPRIGHT
-        through = at_first and may_lie and on_floor is None and reaches_through(samples)
+        by_arms = at_first and may_lie and on_floor is None
+        # Without depth no floor can ever contradict, and a recording of joints has nothing else.
+        by_arms = by_arms and (reaches_through(samples) or (frame.depth is None and arm_hangs(samples)))
         refuted = self._by_arms and stands and angle_deg(axis, LEVEL) < MAX_LEAN_DEG  # people stand as in a level one
-        if may_lie and on_floor is None and not (through or refuted):
+        if may_lie and on_floor is None and not (by_arms or refuted):
             self._doubt(axis)
             self._samples.extend(samples[len(samples) // 2 :])  # someone may begin to walk
             return
         found = round_to_mount(axis, PEOPLE_ERROR_DEG) if on_floor is None else on_floor
         if self._estimate is None or refuted:
             self._set(found)
-            self._by_arms = through
+            self._by_arms = by_arms
         elif angle_deg(found, self._estimate) < (FLOOR_CHANGE_DEG if on_floor is not None else PEOPLE_CHANGE_DEG):
             self._moved, self.warning = None, ""
         elif on_floor is not None or stands:
@@ -273,6 +275,48 @@ def reaches_through(samples: Sequence[_Sample]) -> bool:
     There is a floor or a bed beneath who lies; before a turned camera there is nothing. An arm that only hangs beside a
     body, or over the edge of a bed, is no evidence.
     """
+    for arm in _arms_beneath(samples):
+        trunk = np.maximum(*((place * arm.outward).sum(axis=-1) for place in (arm.shoulder, arm.hip)))
+        elbow, reach = ((place * arm.outward).sum(axis=-1) - trunk for place in (arm.elbow, arm.wrist))
+        # Beyond the elbow, on which a person may lean. False if joints are missing.
+        through = arm.on_side & (reach > np.maximum(REACH_M, elbow + PAST_ELBOW_M))
+        if through.sum() < max(MIN_THROUGH * len(through), MIN_FRAMES):
+            continue
+        moved = (arm.wrist - arm.shoulder)[arm.on_side & np.isfinite(reach)]
+        if np.ptp(np.percentile(moved, (5, 95), axis=0), axis=0).max() > MOVED_M:
+            return True
+    return False
+
+
+def arm_hangs(samples: Sequence[_Sample]) -> bool:
+    """Return whether a straight body, which in a level camera would lie on one side, has its lower arm along itself.
+
+    Arms of people who stand hang; a person who lies on one side rests on that arm, or has it before the body. This is
+    likely, not certain.
+    """
+    for arm in _arms_beneath(samples):
+        upper, lower, whole = arm.elbow - arm.shoulder, arm.wrist - arm.elbow, arm.wrist - arm.shoulder
+        down = (arm.hip - arm.shoulder) / np.linalg.norm(arm.hip - arm.shoulder, axis=-1, keepdims=True)
+        length = np.linalg.norm(upper, axis=-1) + np.linalg.norm(lower, axis=-1)
+        hangs = arm.on_side & ((whole * down).sum(axis=-1) > HANGING * length)
+        if hangs.sum() >= 0.5 * len(hangs):
+            return True
+    return False
+
+
+class _Arm(NamedTuple):
+    """The arm [frames, 3] beneath a straight body that in a level image would lie on one side, in `on_side` frames."""
+
+    shoulder: np.ndarray
+    elbow: np.ndarray
+    wrist: np.ndarray
+    hip: np.ndarray
+    outward: np.ndarray  # from the other shoulder
+    on_side: np.ndarray
+
+
+def _arms_beneath(samples: Sequence[_Sample]) -> Iterator[_Arm]:
+    """Yield the lower arms of the straight bodies that are on one side in half of their frames or more."""
     for own in _by_body(sample for sample in samples if sample.weight > STRAIGHT):
         joints = np.stack([sample.joints for sample in own])
         shoulders, elbows, wrists = joints[:, _ARMS].transpose(2, 1, 0, 3)
@@ -280,18 +324,10 @@ def reaches_through(samples: Sequence[_Sample]) -> bool:
         across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
         tilt = across @ LEVEL  # the right shoulder is beneath if < 0
         side = int(np.nanmedian(tilt) < 0) if np.isfinite(tilt).any() else 0
-        outward, hips = across * (1 if side else -1), joints[:, _LEGS[side, 0]]
-        trunk = np.maximum(*((place * outward).sum(axis=-1) for place in (shoulders[side], hips)))
-        elbow, reach = ((place * outward).sum(axis=-1) - trunk for place in (elbows[side], wrists[side]))
         on_side = tilt * (-1 if side else 1) > ON_SIDE
-        # Beyond the elbow, on which a person may lean. False if joints are missing.
-        through = on_side & (reach > np.maximum(REACH_M, elbow + PAST_ELBOW_M))
-        if through.sum() < max(MIN_THROUGH * len(own), MIN_FRAMES) or on_side.sum() < 0.5 * len(own):
-            continue
-        moved = (wrists[side] - shoulders[side])[on_side & np.isfinite(reach)]
-        if np.ptp(np.percentile(moved, (5, 95), axis=0), axis=0).max() > MOVED_M:
-            return True
-    return False
+        if on_side.sum() >= 0.5 * len(own):
+            hip, outward = joints[:, _LEGS[side, 0]], across * (1 if side else -1)
+            yield _Arm(shoulders[side], elbows[side], wrists[side], hip, outward, on_side)
 
 
 def _by_body(samples: Iterable[_Sample]) -> list[list[_Sample]]:
@@ -310,6 +346,9 @@ ON_SIDE, STRAIGHT, MIN_THROUGH = 0.9, 0.3, 0.05
 """Cosine of the shoulders' angle to `up` and weight of a body that would lie on one side; share of frames for it."""
 
 MIN_FRAMES = 3
+
+HANGING = 0.85
+"""Share of an arm's length, along the trunk, from shoulder to wrist, of an arm that hangs."""
 
 MIN_UPRIGHT = 5
 """Bodies upright in a level image, over all frames, from which on people sideways fell or lay down."""

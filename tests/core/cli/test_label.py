@@ -179,9 +179,9 @@ def labels_of(recording, tmp_path, *options):
 def turned(tmp_path):
     """Return a function that writes a video of 3.5 s of a person who waves before a camera that is rolled."""
 
-    def written(roll):
+    def written(roll, **scene):
         video = tmp_path / "turned.mp4"
-        options = {"realtime": False, "fps": 15.0, "duration": 3.5, "seed": 5, "camera_roll": float(roll)}
+        options = {"realtime": False, "fps": 15.0, "duration": 3.5, "seed": 5, "camera_roll": float(roll), **scene}
         with contextlib.closing(VideoWriter(video)) as writer:
             with SimulatedCamera(actions=["wave"], **options) as camera, contextlib.suppress(EndOfStream):
                 while True:
@@ -202,7 +202,7 @@ def test_label_short_clip_upside_down_is_labeled_as_upright(turned, tmp_path, ca
 
 @pytest.mark.slow
 def test_label_still_person_sideways_names_the_option_that_mends_it(turned, tmp_path, capsys, caplog) -> None:
-    video = turned(-90)  # the arm that waves is the upper one, as of a person who lies may be
+    video = turned(-90, facing=60.0)  # as a person who lies on the back
     assert labels_of(video, tmp_path).count("wave") < 5
     assert "because the direction of gravity is unknown: set --recording mount=level, or" in capsys.readouterr().err
     (option,) = {word for line in caplog.messages for word in line.split() if word.startswith("mount=")}
@@ -211,8 +211,10 @@ def test_label_still_person_sideways_names_the_option_that_mends_it(turned, tmp_
 
 
 @pytest.mark.slow
-def test_label_still_person_sideways_whose_arm_moves_through_the_ground_is_labeled_as_upright(turned, tmp_path) -> None:
-    assert labels_of(turned(90), tmp_path).count("wave") >= 10
+@pytest.mark.parametrize("roll", [90, -90])
+def test_label_still_person_sideways_who_faces_the_camera_is_labeled_as_upright(roll, turned, tmp_path, caplog) -> None:
+    assert labels_of(turned(roll), tmp_path).count("wave") >= 10
+    assert "if this is wrong, set --recording mount=level" in caplog.text
 
 
 @pytest.mark.slow

@@ -26,6 +26,11 @@ def room() -> np.ndarray:
     return np.where(down > 0, np.minimum(FLOOR_M / np.maximum(down, 1e-6), WALL_M), WALL_M).astype(np.float32)
 
 
+def wall() -> np.ndarray:
+    """Return the depth [H, W] of a wall, without a floor in view."""
+    return np.full((CAMERA.height, CAMERA.width), WALL_M, np.float32)
+
+
 def standing() -> np.ndarray:
     """Return the joints [25, 3] of a person on the floor."""
     spec = InputSpec("body", "body", "kinect_v2_25", (1, 3, 1, 25))
@@ -38,12 +43,15 @@ def from_the_side(joints: np.ndarray) -> np.ndarray:
     return (joints - middle) @ geometry.rotation(1, np.pi / 2).T + middle
 
 
-def arm_in_front(side: str) -> np.ndarray:
-    """Return the joints [25, 3] of a person who stands and stretches this arm forward, as people lie on it."""
+DOWN, AHEAD = (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)
+
+
+def arm_stretched(side: str, direction: tuple[float, float, float]) -> np.ndarray:
+    """Return the joints [25, 3] of a person who stands and stretches this arm."""
     joints, place = standing(), KINECT_V2_25.index
     shoulder = joints[place[f"shoulder_{side}"]]
     for joint, reach in (("elbow", 0.28), ("wrist", 0.52), ("hand", 0.6), ("hand_tip", 0.68), ("thumb", 0.6)):
-        joints[place[f"{joint}_{side}"]] = shoulder - np.array([0.0, 0.0, reach], np.float32)
+        joints[place[f"{joint}_{side}"]] = shoulder + reach * np.array(direction, np.float32)
     return joints
 
 
@@ -100,9 +108,11 @@ def test_estimate_still_person_sideways_without_floor_waits(turns: int, name: st
     estimator = GravityEstimator()
     side = {1: "right", 3: "left"}[turns]  # beneath
     postures = {
-        "the back": from_the_side(standing()), "an arm ahead": arm_in_front(side), "an arm along the trunk": standing()
+        "the back": from_the_side(standing()), "an arm ahead": arm_stretched(side, AHEAD),
+        "an arm along the trunk": arm_stretched(side, DOWN),
     }  # fmt: skip
-    observe(estimator, postures[lies_on], 30, turns)
+    # Without depth, an arm along the trunk hangs.
+    observe(estimator, postures[lies_on], 30, turns, wall() if lies_on == "an arm along the trunk" else None)
     assert estimator.up is None
     assert [r.getMessage().partition("set mount:=")[2] for r in caplog.records] == [name], "one warning"
     assert angle_deg(gravity.parse_mount(name), gravity.turn_vectors(LEVEL, -turns)) < 0.1
@@ -110,9 +120,20 @@ def test_estimate_still_person_sideways_without_floor_waits(turns: int, name: st
     assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < 8, "a person walks"
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+def test_estimate_recorded_joints_of_a_still_person_sideways_turn_the_camera(turns: int, caplog) -> None:
+    estimator = GravityEstimator()
+    observe(estimator, arm_stretched({1: "right", 3: "left"}[turns], DOWN), 5, turns)
+    assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < 8
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["if this is wrong, set mount:=level" in warning for warning in warnings] == [True]
+    observe(estimator, standing(), 12)
+    assert angle_deg(estimator.up, LEVEL) < 8, "someone stands upright: the first one lay"
+
+
 def raise_aside(estimator: GravityEstimator, side: str, seconds: float, turns: int, highest_m: float = 0.5) -> None:
     """Show a person who raises this arm aside and lowers it every two seconds, the other one before the body."""
-    joints, place = arm_in_front({"left": "right", "right": "left"}[side]), KINECT_V2_25.index
+    joints, place = arm_stretched({"left": "right", "right": "left"}[side], AHEAD), KINECT_V2_25.index
     sign = np.sign(joints[place[f"shoulder_{side}"], 0] - joints[place["spine_shoulder"], 0])
     for k in range(round(seconds * RATE_HZ)):
         now, lift = joints.copy(), 0.5 - 0.5 * np.cos(np.pi * k / RATE_HZ)
@@ -120,13 +141,13 @@ def raise_aside(estimator: GravityEstimator, side: str, seconds: float, turns: i
             angle = lift * np.arcsin(min(highest_m / 0.52, 1.0))
             way = length * np.array([sign * np.sin(angle), np.cos(angle), 0], np.float32)
             now[place[f"{joint}_{side}"]] = joints[place[f"shoulder_{side}"]] + way
-        observe(estimator, now, 1 / RATE_HZ, turns)
+        observe(estimator, now, 1 / RATE_HZ, turns, wall())
 
 
 @pytest.mark.parametrize("turns, beneath", [(1, "right"), (3, "left")])
 def test_estimate_person_who_moves_an_arm_through_the_ground_turns_the_camera(turns: int, beneath: str, caplog) -> None:
     estimator = GravityEstimator()
-    raise_aside(estimator, beneath, 5, turns)
+    raise_aside(estimator, beneath, 16, turns)  # the floor is searched in three windows
     assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < 8
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert ["the camera is not upright" in warning for warning in warnings] == [True]
@@ -156,7 +177,8 @@ def test_estimate_arm_beneath_after_people_stood_is_of_one_who_fell(legs: bool) 
 def test_estimate_lying_person_before_a_robot_that_drives_waits() -> None:
     estimator = GravityEstimator()
     for k in range(80):
-        observe(estimator, standing() + np.array([0, 0, -0.03 * k], np.float32), 1 / RATE_HZ, turns=1)
+        joints = standing() + np.array([0, 0, -0.03 * k], np.float32)
+        observe(estimator, joints, 1 / RATE_HZ, turns=1, depth=wall())
     assert estimator.up is None
 
 
@@ -297,9 +319,8 @@ def test_update_without_floor_searches_a_few_times_only(monkeypatch):
     estimator = GravityEstimator(gravity_window_s=0.5)
     lies = from_the_side(standing()) @ geometry.rotation(2, np.pi / 2).T.astype(np.float32)
     person = Body("body_1", "kinect_v2_25", lies, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
-    wall = np.full((CAMERA.height, CAMERA.width), WALL_M, np.float32)
     for k in range(100):
-        estimator.update(RgbdFrame(k * 10**8, None, wall, CAMERA), [person])
+        estimator.update(RgbdFrame(k * 10**8, None, wall(), CAMERA), [person])
     assert estimator.up is None and len(searches) == 2 * MAX_TRIES  # about the people's axis, and about a level one
 
 
