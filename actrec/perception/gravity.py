@@ -123,7 +123,7 @@ class GravityEstimator:
                 known = np.isfinite(body.positions).all(axis=-1) & (body.scores >= MIN_SCORE)
                 joints = np.where(known[:, None], body.positions, np.nan)
                 self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, joints))
-                self._upright += angle_deg(axis, LEVEL) < MAX_LEAN_DEG
+                self._upright += angle_deg(axis, LEVEL) < UPRIGHT_DEG
         if bodies:
             self._newest = frame, bodies
         if bodies and self._samples and frame.stamp_ns - self._samples[0].stamp_ns >= self._window_ns:
@@ -322,7 +322,11 @@ def _arms_beneath(samples: Sequence[_Sample]) -> Iterator[_Arm]:
         shoulders, elbows, wrists = joints[:, _ARMS].transpose(2, 1, 0, 3)
         across = shoulders[1] - shoulders[0]
         across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
-        tilt = across @ LEVEL  # the right shoulder is beneath if < 0
+        # Upward for who lies along the axis; a camera may look down too, or be rolled by another angle than 90°.
+        axes = np.stack([sample.axis for sample in own])
+        above = LEVEL - (axes @ LEVEL)[:, None] * axes
+        above /= np.maximum(np.linalg.norm(above, axis=-1, keepdims=True), 1e-6)
+        tilt = (across * above).sum(axis=-1)  # the right shoulder is beneath if < 0
         side = int(np.nanmedian(tilt) < 0) if np.isfinite(tilt).any() else 0
         on_side = tilt * (-1 if side else 1) > ON_SIDE
         if on_side.sum() >= 0.5 * len(own):
@@ -343,15 +347,15 @@ REACH_M, PAST_ELBOW_M, MOVED_M = 0.2, 0.05, 0.25
 """Way in m of a wrist beyond shoulder and hip, beyond the elbow, and of its motion, of an arm beneath who would lie."""
 
 ON_SIDE, STRAIGHT, MIN_THROUGH = 0.9, 0.3, 0.05
-"""Cosine of the shoulders' angle to `up` and weight of a body that would lie on one side; share of frames for it."""
+"""Cosine of the shoulders' angle upward and weight of a body that would lie on one side; share of frames for it."""
 
 MIN_FRAMES = 3
 
 HANGING = 0.85
 """Share of an arm's length, along the trunk, from shoulder to wrist, of an arm that hangs."""
 
-MIN_UPRIGHT = 5
-"""Bodies upright in a level image, over all frames, from which on people sideways fell or lay down."""
+MIN_UPRIGHT, UPRIGHT_DEG = 5, 30.0
+"""Bodies upright in a level image, over all frames, from which on people sideways fell or lay down; their angle."""
 
 STEP_M = 0.15
 """Change of the way from foot to foot, in m, of who walks."""

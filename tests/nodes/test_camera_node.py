@@ -171,13 +171,14 @@ def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, 
     [
         (2, {}, (0, 1, 0)),
         (2, {"mount": "level"}, (0, -1, 0)),
-        (1, {}, (0, 0, 0)),  # a person who lies, or a turned camera
+        (1, {}, (0, 0, 0)),
+        (3, {}, (-1, 0, 0)),
     ],
 )
 def test_camera_node_joints_alone_have_the_estimated_direction_of_gravity(
     stage, host, add, subscriber, caplog, turns, parameters, up
 ) -> None:
-    """A person stands still before a camera that is turned by quarter turns."""
+    """A person stands still before a camera that is turned by quarter turns, or lies: the arm beneath is raised."""
     standing = example_clip([InputSpec("body", "body", "kinect_v2_25", (1, 3, 1, 25))], 1)["bodies"][0, 0]
     person = gravity.turn_joints(replace(body(), positions=standing), INTRINSICS, turns)
     stage(*[lambda k: RgbdFrame(k * STEP_NS, None, None, INTRINSICS, skeletons=[person])] * 40)
@@ -188,6 +189,7 @@ def test_camera_node_joints_alone_have_the_estimated_direction_of_gravity(
     np.testing.assert_allclose(found[-1], up, atol=1e-6)
     assert (found[0] == found[-1]) == (turns == 1 or bool(parameters)), "it is unknown for the first second"
     assert ("set mount:=portrait_" in caplog.text) == (turns == 1)
+    assert ("set mount:=level" in caplog.text) == (turns > 1 and not parameters)
 
 
 def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage, host, add, subscriber) -> None:

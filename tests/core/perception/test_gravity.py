@@ -131,6 +131,13 @@ def test_estimate_recorded_joints_of_a_still_person_sideways_turn_the_camera(tur
     assert angle_deg(estimator.up, LEVEL) < 8, "someone stands upright: the first one lay"
 
 
+@pytest.mark.parametrize("roll, beneath", [(-120, "left"), (-60, "left"), (60, "right"), (120, "right"), (75, "right")])
+def test_estimate_recorded_joints_of_a_still_person_at_any_roll(roll: int, beneath: str) -> None:
+    estimator, up = GravityEstimator(), gravity.up_from_angles(roll, 10)
+    observe(estimator, arm_stretched(beneath, DOWN) @ gravity.level_rotation(up), 5)
+    assert angle_deg(estimator.up, up) < 12
+
+
 def raise_aside(estimator: GravityEstimator, side: str, seconds: float, turns: int, highest_m: float = 0.5) -> None:
     """Show a person who raises this arm aside and lowers it every two seconds, the other one before the body."""
     joints, place = arm_stretched({"left": "right", "right": "left"}[side], AHEAD), KINECT_V2_25.index
