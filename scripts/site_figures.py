@@ -187,7 +187,9 @@ STRANGERS = {
     "fault 11, SIGKILL of actrec run --processes, its processes 10 s later":
         "11 SIGKILL of `actrec run --processes`: processes 10 s later",
 }  # fmt: skip
-CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "pitch −30°", "pitch 30°")
+CAMERAS = (
+    "upright", "roll 45°", "roll 90°", "roll −90°", "roll 180°", "fewest of 23 rolls every 15°", "pitch −30°", "pitch 30°"
+)  # fmt: skip
 TURNED = re.compile(
     r"turned camera, from (?P<source>.+), (?P<package>\w+), (?P<camera>[^,:]+): right, direction (?P<direction>\w+)"
 )
