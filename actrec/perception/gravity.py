@@ -88,6 +88,7 @@ class GravityEstimator:
         self._contradicted = False  # in one window so far
         self._upright = 0  # bodies upright in a level image, in all frames: who lies later fell or lay down
         self._by_arms = False  # the estimate is from `reaches_through` or `arm_hangs` alone
+        self._has_depth = False  # in any frame
         self.warning = ""
         self._turns: int | None = None
         self._tries = 0
@@ -115,6 +116,7 @@ class GravityEstimator:
 
     def update(self, frame: RgbdFrame, bodies: list[Body]) -> None:
         """Add the tracked bodies (`kinect_v2_25`) of a frame."""
+        self._has_depth |= frame.depth is not None
         if self._samples and not 0 <= frame.stamp_ns - self._samples[-1].stamp_ns <= self._window_ns:
             self._samples.clear()
         for body in bodies:
@@ -194,7 +196,7 @@ class GravityEstimator:
         at_first = self._estimate is None and self._upright < MIN_UPRIGHT
         by_arms = at_first and may_lie and on_floor is None
         # Without depth no floor can ever contradict, and a recording of joints has nothing else.
-        by_arms = by_arms and (reaches_through(samples) or (frame.depth is None and arm_hangs(samples)))
+        by_arms = by_arms and (reaches_through(samples) or (not self._has_depth and arm_hangs(samples)))
         refuted = self._by_arms and stands and angle_deg(axis, LEVEL) < MAX_LEAN_DEG  # people stand as in a level one
         if may_lie and on_floor is None and not (by_arms or refuted):
             self._doubt(axis)
