@@ -194,9 +194,10 @@ class GravityEstimator:
                 self._samples.extend(samples[middle:])
                 return
         at_first = self._estimate is None and self._upright < MIN_UPRIGHT
-        by_arms = at_first and may_lie and on_floor is None
         # Without depth no floor can ever contradict, and a recording of joints has nothing else.
-        by_arms = by_arms and (reaches_through(samples) or (not self._has_depth and arm_hangs(samples)))
+        by_arms = (at_first and may_lie and on_floor is None) and any(
+            reaches_through(arm) or (not self._has_depth and arm_hangs(arm)) for arm in _arms_beneath(samples)
+        )
         refuted = self._by_arms and stands and angle_deg(axis, LEVEL) < MAX_LEAN_DEG  # people stand as in a level one
         if may_lie and on_floor is None and not (by_arms or refuted):
             self._doubt(axis)
@@ -271,41 +272,6 @@ def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
     return False
 
 
-def reaches_through(samples: Sequence[_Sample]) -> bool:
-    """Return whether a straight body, which in a level camera would lie on one side, moves an arm beneath itself.
-
-    There is a floor or a bed beneath who lies; before a turned camera there is nothing. An arm that only hangs beside a
-    body, or over the edge of a bed, is no evidence.
-    """
-    for arm in _arms_beneath(samples):
-        trunk = np.maximum(*((place * arm.outward).sum(axis=-1) for place in (arm.shoulder, arm.hip)))
-        elbow, reach = ((place * arm.outward).sum(axis=-1) - trunk for place in (arm.elbow, arm.wrist))
-        # Beyond the elbow, on which a person may lean. False if joints are missing.
-        through = arm.on_side & (reach > np.maximum(REACH_M, elbow + PAST_ELBOW_M))
-        if through.sum() < max(MIN_THROUGH * len(through), MIN_FRAMES):
-            continue
-        moved = (arm.wrist - arm.shoulder)[arm.on_side & np.isfinite(reach)]
-        if np.ptp(np.percentile(moved, (5, 95), axis=0), axis=0).max() > MOVED_M:
-            return True
-    return False
-
-
-def arm_hangs(samples: Sequence[_Sample]) -> bool:
-    """Return whether a straight body, which in a level camera would lie on one side, has its lower arm along itself.
-
-    Arms of people who stand hang; a person who lies on one side rests on that arm, or has it before the body. This is
-    likely, not certain.
-    """
-    for arm in _arms_beneath(samples):
-        upper, lower, whole = arm.elbow - arm.shoulder, arm.wrist - arm.elbow, arm.wrist - arm.shoulder
-        down = (arm.hip - arm.shoulder) / np.linalg.norm(arm.hip - arm.shoulder, axis=-1, keepdims=True)
-        length = np.linalg.norm(upper, axis=-1) + np.linalg.norm(lower, axis=-1)
-        hangs = arm.on_side & ((whole * down).sum(axis=-1) > HANGING * length)
-        if hangs.sum() >= 0.5 * len(hangs):
-            return True
-    return False
-
-
 class _Arm(NamedTuple):
     """The arm [frames, 3] beneath a straight body that in a level image would lie on one side, in `on_side` frames."""
 
@@ -315,6 +281,36 @@ class _Arm(NamedTuple):
     hip: np.ndarray
     outward: np.ndarray  # from the other shoulder
     on_side: np.ndarray
+
+
+def reaches_through(arm: _Arm) -> bool:
+    """Return whether the arm beneath moves through the place of what its owner would lie on.
+
+    There is a floor or a bed beneath who lies; before a turned camera there is nothing. An arm that only hangs beside a
+    body, or over the edge of a bed, is no evidence.
+    """
+    trunk = np.maximum(*((place * arm.outward).sum(axis=-1) for place in (arm.shoulder, arm.hip)))
+    elbow, reach = ((place * arm.outward).sum(axis=-1) - trunk for place in (arm.elbow, arm.wrist))
+    # Beyond the elbow, on which a person may lean. False if joints are missing.
+    through = arm.on_side & (reach > np.maximum(REACH_M, elbow + PAST_ELBOW_M))
+    if through.sum() < max(MIN_THROUGH * len(through), MIN_FRAMES):
+        return False
+    moved = (arm.wrist - arm.shoulder)[arm.on_side & np.isfinite(reach)]
+    return bool(np.ptp(np.percentile(moved, (5, 95), axis=0), axis=0).max() > MOVED_M)
+
+
+def arm_hangs(arm: _Arm) -> bool:
+    """Return whether the arm beneath is stretched along the trunk in half of the frames or more.
+
+    Arms of people who stand hang; a person who lies on one side rests on that arm, or has it before the body. This is
+    likely, not certain.
+    """
+    down = arm.hip - arm.shoulder
+    down /= np.maximum(np.linalg.norm(down, axis=-1, keepdims=True), 1e-6)
+    parts = arm.elbow - arm.shoulder, arm.wrist - arm.elbow
+    length = sum(np.linalg.norm(part, axis=-1) for part in parts)
+    hangs = arm.on_side & ((sum(parts) * down).sum(axis=-1) > HANGING * length)
+    return bool(hangs.sum() >= 0.5 * len(hangs))
 
 
 def _arms_beneath(samples: Sequence[_Sample]) -> Iterator[_Arm]:
