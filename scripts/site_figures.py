@@ -188,7 +188,8 @@ STRANGERS = {
         "11 SIGKILL of `actrec run --processes`: processes 10 s later",
 }  # fmt: skip
 CAMERAS = (
-    "upright", "roll 45°", "roll 90°", "roll −90°", "roll 180°", "fewest of 23 rolls every 15°", "pitch −30°", "pitch 30°"
+    "upright", "roll 45°", "roll 90°", "roll −90°", "roll 180°",
+    "fewest of 23 rolls every 15°", "pitch −30°", "pitch 30°",
 )  # fmt: skip
 TURNED = re.compile(
     r"turned camera, from (?P<source>.+), (?P<package>\w+), (?P<camera>[^,:]+): right, direction (?P<direction>\w+)"
