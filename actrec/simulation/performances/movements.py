@@ -11,15 +11,10 @@ from actrec.simulation.posture import CHANNEL, with_channels
 
 
 def bow(d: Draw) -> Motion:
-    """Bend forward, sometimes to the toes."""
-    if d.chance(0.35):  # to the toes
-        low = d.bent(d.base, d.uniform(1.6, 2.2), 1.0, z=-d.uniform(0.1, 0.25), drop=d.uniform(0.01, 0.1))
-    else:
-        low = d.bent(
-            d.base, d.uniform(0.45, 1.6), d.uniform(0, 1), z=-d.uniform(0, 0.15), head_pitch=d.uniform(-0.3, 0.3)
-        )
-        if d.chance(0.25):  # a hand or both before the belly
-            low = d.hands(low, d.near(-0.35, -0.5, 0.35), d.chance(0.4), (0.7, -0.7, 0.0))
+    """Bend forward, from a nod of the trunk until the hands hang before the knees."""
+    low = d.bent(d.base, d.uniform(0.45, 1.75), d.uniform(0, 1), z=-d.uniform(0, 0.2), head_pitch=d.uniform(-0.3, 0.3))
+    if d.chance(0.2):  # a hand or both before the belly
+        low = d.hands(low, d.near(-0.35, -0.5, 0.35), d.chance(0.4), (0.7, -0.7, 0.0))
     return d.start().to(d.uniform(0.5, 1.2), low, d.uniform(0.1, 1.8)).to(d.uniform(0.5, 1.2), d.base).motion()
 
 
