@@ -417,9 +417,9 @@ def _fetched(future: Any, watch: _Watch) -> Outcome:
 def _client(workers: int, scheduler: str) -> Iterator[Any]:
     import distributed
 
+    for name in ("distributed", "distributed.client"):  # our own errors report what matters
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler:
-        for name in ("distributed", "distributed.client"):  # our own error reports it
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             client = distributed.Client(scheduler, timeout=10)
         except (OSError, ValueError, TypeError) as error:  # TypeError: an address without its certificates

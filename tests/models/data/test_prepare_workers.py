@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import subprocess
+import sys
 from collections import deque
 from concurrent.futures import CancelledError
 
@@ -84,3 +86,10 @@ def test_prepare_worker_count_matches_available_cores(monkeypatch):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     assert parser.parse_args(["nucla"]).workers == 3, "a cluster job may use only some of the cores"
+
+
+def test_prepare_with_workers_prints_nothing_but_its_summary(published, tmp_path):
+    options = ["--root", str(published), "--out", str(tmp_path / "out"), "--workers", "1", "--quiet"]
+    command = [sys.executable, "-m", "actrec", "prepare", "nucla", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
