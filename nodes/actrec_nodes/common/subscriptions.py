@@ -122,7 +122,11 @@ class Subscription:
     def _report(self, publishers: Sequence[Any]) -> None:
         if self._profile.reliability != ReliabilityPolicy.RELIABLE:
             return
-        weaker = {_owner(info) for info in publishers if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT}
+        weaker = {
+            _owner(info)
+            for info in filter(_named, publishers)
+            if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        }
         for name in sorted(weaker - self._weaker):
             self._warn(
                 f"{name} publishes {self.topic_name} best effort, and this node wants it reliable: subscribed best "
@@ -317,7 +321,8 @@ class Publishers:
     def _owners(self, topic: str) -> list[str]:
         """Return the sorted names of the nodes that publish a topic, each once for each of its publishers."""
         now, before = self._clock(), self._since.get(topic, {})
-        found = [(_owner(info), bytes(info.endpoint_gid)) for info in self._node.get_publishers_info_by_topic(topic)]
+        publishers = filter(_named, self._node.get_publishers_info_by_topic(topic))
+        found = [(_owner(info), bytes(info.endpoint_gid)) for info in publishers]
         self._since[topic] = since = {each: before.get(each, now) for each in found}
         lasting = [owner for (owner, _), began in since.items() if now - began >= self.LEASE_S]
         return sorted(lasting + list({owner for owner, _ in found} - set(lasting)))
@@ -385,8 +390,13 @@ class Numbers:
         return number == (max(numbers) if self._kept.longer else min(numbers))
 
 
+def _named(info: Any) -> bool:
+    """Return whether the node of a publisher or subscription is known: DDS may find it later than its endpoint."""
+    return info.node_name != "_NODE_NAME_UNKNOWN_"
+
+
 def _owner(info: Any) -> str:
-    return posixpath.join(info.node_namespace, info.node_name)
+    return posixpath.join(info.node_namespace, info.node_name) if _named(info) else "another node"
 
 
 def type_name(kind: Any) -> str:

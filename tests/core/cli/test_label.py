@@ -196,8 +196,9 @@ def turned(tmp_path):
 def test_label_short_clip_upside_down_is_labeled_as_upright(turned, tmp_path, capsys) -> None:
     """Shorter than the window in which people are observed, so that the direction is searched before."""
     labels = labels_of(turned(180), tmp_path)
-    assert len(labels) >= 10 and set(labels) == {"wave"}
+    assert len(labels) >= 10 and set(labels[2:]) == {"wave"}  # the first windows hold only the arm that rises
     assert "the camera counts as level" not in capsys.readouterr().err
+    assert labels_of(turned(0), tmp_path) == labels
 
 
 @pytest.mark.slow

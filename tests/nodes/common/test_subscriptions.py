@@ -207,6 +207,24 @@ def test_publishers_of_a_killed_node_and_its_successor_are_no_second_graph(conte
     new.destroy_node()
 
 
+def test_publisher_of_a_node_that_dds_has_not_found_yet_is_not_named(context, peer, monkeypatch) -> None:
+    """DDS may find the endpoints of another process before its nodes; `rclpy` then gives a placeholder for a name."""
+    nodes = [Node(name, context=context) for name in ("first", "second")]
+    kept = [node.create_publisher(String, "text", topics.SMALL) for node in nodes]
+    peer.wait_until(lambda: peer.count_publishers("/text") == len(kept))
+    found = peer.get_publishers_info_by_topic("/text")
+    late = max(found, key=lambda info: info.node_name)
+    name, late.node_name = late.node_name, "_NODE_NAME_UNKNOWN_"
+    monkeypatch.setattr(peer, "get_publishers_info_by_topic", lambda topic: found)
+    publishers = Publishers(peer)
+    assert publishers.several("/text") == ""
+    assert why_silent(peer, "/text", String) == "/first, another node publishes it but sends nothing"
+    late.node_name = name
+    assert "has 2 publishers, /first and /second" in publishers.several("/text")
+    for node in nodes:
+        node.destroy_node()
+
+
 def test_participant_replaced_by_another_of_its_name_warns_of_nothing(peer, capfd) -> None:
     first = Participant(peer, "images")
     second = Participant(peer, "images")
