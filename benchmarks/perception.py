@@ -354,7 +354,7 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--ups", type=Path, metavar="JSON", help="write the estimated directions here, or, for a "
                         "dataset of hands, read the ones of a dataset of people")  # fmt: skip
     parser.add_argument("--found", type=Path, default=Path("runs/mounting"), metavar="FOLDER", help="of skeletons "
-                        "found in pixels; existing ones are only scored (default: %(default)s)")  # fmt: skip
+                        "found in pixels; existing ones of this N are only scored (default: %(default)s)")  # fmt: skip
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
     args = parser.parse_args(list(arguments))
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
@@ -472,7 +472,7 @@ def _from_pixels(
 
 def _file(wanted: tuple[Mounting, str], args: argparse.Namespace) -> Path:
     mounting, up = wanted
-    return Path(args.found) / f"{args.dataset}_{up}_{mounting.roll}_{mounting.pitch}.npz"
+    return Path(args.found) / f"{args.dataset}_{args.pixels}_{up}_{mounting.roll}_{mounting.pitch}.npz"
 
 
 def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
