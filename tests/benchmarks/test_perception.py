@@ -70,3 +70,9 @@ def test_mounting_joints_of_turned_camera_score_like_upright_ones_if_up_is_known
     assert len(directions["180,0"]) == len(first)
     roll, pitch = gravity.angles_from_up(np.array(directions["180,0"][-1]))
     assert abs(roll) > 160 and abs(pitch) < 25
+
+
+def test_mounting_found_skeletons_of_fewer_recordings_have_another_file(tmp_path):
+    options = [SimpleNamespace(dataset="nucla", pixels=pixels, found=tmp_path) for pixels in (12, 1)]
+    twelfth, every = (perception._file((perception.Mounting(0, -30), "known"), each) for each in options)
+    assert twelfth.parent == every.parent == tmp_path and twelfth.name != every.name
