@@ -194,7 +194,7 @@ CAMERAS = (
 TURNED = re.compile(
     r"turned camera, from (?P<source>.+), (?P<package>\w+), (?P<camera>[^,:]+): right, direction (?P<direction>\w+)"
 )
-TEACH = ("joint_tcn_everyday, 3 clips", "joint_tcn_everyday, 10 clips", "joint_tcn_everyday, 10 clips, fine-tuned")
+TEACH = ("joint_tcn_everyday, 3 clips", "joint_tcn_everyday, 10 clips")
 RECOVERY = ("accuracy of the report", "right and accepted", "wrong and accepted", "other clips rejected")
 
 
