@@ -229,14 +229,25 @@ def publisher_events(
     `matched` is called when a subscriber comes or goes, but not in Humble.
     """
     name = node.resolve_topic_name(topic)
+    timers: list[Any] = []
 
-    def report(event: Any) -> None:
-        for info in node.get_subscriptions_info_by_topic(name):
+    def report(_: Any, repeated: bool = False) -> None:
+        subscriptions = node.get_subscriptions_info_by_topic(name)
+        if not repeated and not all(map(_named, subscriptions)):
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            timers.append(node.create_timer(FOLLOW_S, repeat, clock=steady))
+            return
+        for info in subscriptions:
             if asked := _more(info.qos_profile, offered):
                 warn(
                     f"{_owner(info)} gets nothing from {name}: it asks for {asked[0]}, and this node publishes "
                     f"{asked[1]}; let it subscribe {asked[1]}"
                 )
+
+    def repeat() -> None:
+        while timers:
+            node.destroy_timer(timers.pop())
+        report(None, repeated=True)
 
     events = PublisherEventCallbacks(incompatible_qos=report)
     events.matched = matched  # no argument in Humble

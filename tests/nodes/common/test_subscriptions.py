@@ -13,6 +13,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from actrec_nodes.bringup.processes import ros
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
 from actrec_nodes.common.lifecycle import ActrecNode
@@ -189,6 +190,20 @@ def test_node_names_a_subscriber_that_asks_for_more(host, context, peer) -> None
         "/peer gets nothing from /text: it asks for transient local, and this node publishes volatile; let it "
         "subscribe volatile"
     )
+
+
+def test_node_names_a_subscriber_of_another_process_although_dds_finds_its_name_later(host, context, peer) -> None:
+    node: ActrecNode[Any] = ActrecNode("probe", SynchronizerConfig, context=context)
+    lines: list[str] = []
+    node.warn = lines.append  # type: ignore[method-assign,assignment]
+    host.add(node)
+    node.create_output(String, "text", topics.SMALL)
+    with ros() as other:  # a DDS participant of its own, as of a process
+        asking = Node("asking", context=other)
+        asking.create_subscription(String, "text", lambda m: None, profile((RELIABLE, LATCHED)))
+        peer.wait_until(lambda: bool(lines))
+        assert lines[0].startswith("/asking gets nothing from /text")
+        asking.destroy_node()
 
 
 def test_publishers_of_a_killed_node_and_its_successor_are_no_second_graph(context, peer) -> None:
