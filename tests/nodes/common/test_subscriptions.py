@@ -178,12 +178,18 @@ def test_why_silent_camera_info_sent_once_without_latching_names_the_remedy(peer
         peer.wait_until(lambda: peer.count_publishers(topic) == 0)
 
 
-def test_node_names_a_subscriber_that_asks_for_more(host, context, peer) -> None:
+@pytest.fixture
+def lines(host, context) -> list[str]:
+    """Return the warnings of a node that publishes `text`, which grow."""
     node: ActrecNode[Any] = ActrecNode("probe", SynchronizerConfig, context=context)
-    lines: list[str] = []
-    node.warn = lines.append  # type: ignore[method-assign,assignment]
+    warnings: list[str] = []
+    node.warn = warnings.append  # type: ignore[method-assign,assignment]
     host.add(node)
     node.create_output(String, "text", topics.SMALL)
+    return warnings
+
+
+def test_node_names_a_subscriber_that_asks_for_more(lines, peer) -> None:
     peer.create_subscription(String, "text", lambda m: None, profile((RELIABLE, LATCHED)))
     peer.wait_until(lambda: bool(lines))
     assert lines[0] == (
@@ -192,12 +198,7 @@ def test_node_names_a_subscriber_that_asks_for_more(host, context, peer) -> None
     )
 
 
-def test_node_names_a_subscriber_of_another_process_although_dds_finds_its_name_later(host, context, peer) -> None:
-    node: ActrecNode[Any] = ActrecNode("probe", SynchronizerConfig, context=context)
-    lines: list[str] = []
-    node.warn = lines.append  # type: ignore[method-assign,assignment]
-    host.add(node)
-    node.create_output(String, "text", topics.SMALL)
+def test_node_names_a_subscriber_of_another_process_although_dds_finds_its_name_later(lines, peer) -> None:
     with ros() as other:  # a DDS participant of its own, as of a process
         asking = Node("asking", context=other)
         asking.create_subscription(String, "text", lambda m: None, profile((RELIABLE, LATCHED)))
