@@ -332,11 +332,12 @@ class Publishers:
     def _owners(self, topic: str) -> list[str]:
         """Return the sorted names of the nodes that publish a topic, each once for each of its publishers."""
         now, before = self._clock(), self._since.get(topic, {})
-        publishers = filter(_named, self._node.get_publishers_info_by_topic(topic))
+        publishers = self._node.get_publishers_info_by_topic(topic)
         found = [(_owner(info), bytes(info.endpoint_gid)) for info in publishers]
         self._since[topic] = since = {each: before.get(each, now) for each in found}
         lasting = [owner for (owner, _), began in since.items() if now - began >= self.LEASE_S]
-        return sorted(lasting + list({owner for owner, _ in found} - set(lasting)))
+        # A publisher that has no name for so long is of a program without ROS.
+        return sorted(lasting + list({_owner(info) for info in filter(_named, publishers)} - set(lasting)))
 
 
 @dataclass

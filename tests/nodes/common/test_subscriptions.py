@@ -232,9 +232,12 @@ def test_publisher_of_a_node_that_dds_has_not_found_yet_is_not_named(context, pe
     late = max(found, key=lambda info: info.node_name)
     name, late.node_name = late.node_name, "_NODE_NAME_UNKNOWN_"
     monkeypatch.setattr(peer, "get_publishers_info_by_topic", lambda topic: found)
-    publishers = Publishers(peer)
+    now = 0.0
+    publishers = Publishers(peer, lambda: now)
     assert publishers.several("/text") == ""
     assert why_silent(peer, "/text", String) == "/first, another node publishes it but sends nothing"
+    now = publishers.LEASE_S  # of a program without ROS, which never has a name
+    assert "has 2 publishers, /first and another node" in publishers.several("/text")
     late.node_name = name
     assert "has 2 publishers, /first and /second" in publishers.several("/text")
     for node in nodes:

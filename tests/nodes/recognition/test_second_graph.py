@@ -41,7 +41,7 @@ def graph(model: Path, *ros_args: str) -> Iterator[tuple[RecognizerNode, list[st
 def test_recognizers_of_two_graphs_warn_of_each_other_until_one_has_a_namespace(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Publishers, "LEASE_S", 0.5)  # two of one name may also be a killed node and its successor
+    monkeypatch.setattr(Publishers, "LEASE_S", 1.0)  # two of one name may also be a killed node and its successor
     model = write_tiny(tmp_path / "tiny").path
     with graph(model) as (first, first_logged):
         with graph(model) as (second, second_logged):
